@@ -1,0 +1,33 @@
+# The two commands of the README. Each makes .venv, installs what it needs once, and runs.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: demo test format clean
+
+demo: .venv/.demo
+	.venv/bin/fold-opt run portfolio
+
+test: .venv/.test
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+	.venv/bin/python -m pytest
+
+format: .venv/.test
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+# Stamps: an install is repeated only when what it depends on has changed.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[experiments]"
+	touch $@
+
+.venv/.test: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[experiments,cvxpy,dev]"
+	touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,41 @@
+"""fold-opt: make any solver a differentiable PyTorch function."""
+
+from __future__ import annotations
+
+from foldopt import projections, prox, steps
+from foldopt.certify import Certify
+from foldopt.fold import fold
+from foldopt.layer import FoldedLayer, folded
+from foldopt.linear import CG, GMRES, LFPI, Auto, BiCGSTAB, Dense
+from foldopt.sensitivity import jacobian
+from foldopt.status import Event, FoldError, FoldWarning, Record, Solution, Status, record
+from foldopt.unroll import fixed_point, unfold, unroll
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "LFPI",
+    "Auto",
+    "BiCGSTAB",
+    "Certify",
+    "Dense",
+    "Event",
+    "FoldError",
+    "FoldWarning",
+    "FoldedLayer",
+    "Record",
+    "Solution",
+    "Status",
+    "fixed_point",
+    "fold",
+    "folded",
+    "jacobian",
+    "projections",
+    "prox",
+    "record",
+    "steps",
+    "unfold",
+    "unroll",
+]

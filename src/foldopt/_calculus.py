@@ -1,0 +1,124 @@
+"""Products with the derivative of a plain function, under whatever differentiation is going on.
+
+Two engines can differentiate a function of tensors. ``torch.autograd.grad`` accepts every
+operation, also old-style ``autograd.Function``s (qpth holds one), but does not work inside
+``torch.func`` transforms. ``torch.func.vjp`` is the reverse. So the first serves, unless a
+transform is active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
+
+from foldopt._tree import Leaves
+
+Function = Callable[..., Leaves]
+
+
+def nested_forward_mode() -> bool:
+    """Whether one ``torch.func.jvp`` or ``jacfwd`` runs inside another.
+
+    PyTorch drops the outer tangent inside ``autograd.Function.jvp`` (seen in 2.13 with a plain
+    cube), so that a fold there would be silently wrong.
+    """
+    if not transforms_active():
+        return False
+    stack = functorch.get_interpreter_stack() or []
+    kinds = [level.key() for level in stack]
+    return kinds.count(functorch.TransformType.Jvp) > 1
+
+
+def wrapped_by_a_transform(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to a level of a ``torch.func`` transform."""
+    return functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def transforms_active() -> bool:
+    """Whether a ``torch.func`` transform (grad, vjp, jvp, vmap, ...) is being traced."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def forward_mode_active() -> bool:
+    """Whether a ``torch.autograd.forward_ad.dual_level`` is open."""
+    return getattr(forward_ad, "_current_level", -1) >= 0
+
+
+def plain() -> bool:
+    """Whether what is computed now is nobody's to differentiate or to map."""
+    return not (torch.is_grad_enabled() or transforms_active() or forward_mode_active())
+
+
+def alias(tensor: Tensor) -> Tensor:
+    """The same tensor as a new node of the graph, so that derivatives can be taken *at* it.
+
+    x* depends on the parameters through the fold itself. The partial derivative of U(x*, c) in c
+    must not see that path; an alias of c that enters U alone ends the search there. A view, unlike
+    ``detach``, keeps a forward-mode tangent.
+    """
+    node = tensor.view_as(tensor)
+    return node if node.requires_grad else node.requires_grad_()
+
+
+def vjp(function: Function, inputs: Leaves, cotangents: Leaves) -> Leaves:
+    """uᵀ ∂f(inputs): one tensor for each input; itself differentiable."""
+    if not inputs:
+        return ()
+    if transforms_active():
+        return torch.func.vjp(function, *inputs)[1](cotangents)
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        nodes = tuple(alias(leaf) for leaf in inputs)
+        outputs = function(*nodes)
+        return pullback(outputs, nodes, cotangents, create_graph=differentiable)
+
+
+def jvp(function: Function, inputs: Leaves, tangents: Leaves, like: Leaves) -> Leaves:
+    """∂f(inputs) t by two transposed products, for an f whose outputs have the shapes of ``like``.
+
+    u ↦ uᵀ ∂f is linear in u, so that its own vector-Jacobian product at any u is ∂f t. This asks
+    nothing of the operations but reverse mode, and nests where forward mode does not.
+    """
+    zeros = tuple(torch.zeros_like(leaf) for leaf in like)
+    if not inputs:
+        return zeros
+    return vjp(lambda *u: vjp(function, inputs, u), zeros, tangents)
+
+
+def pullback(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    create_graph: bool = False,
+) -> Leaves:
+    """``torch.autograd.grad`` where a missing path means zero, and the graph is kept."""
+    if len(outputs) == len(inputs) == 1 and outputs[0].requires_grad:
+        (grad,) = torch.autograd.grad(
+            outputs[0],
+            inputs[0],
+            cotangents[0],
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+        return (torch.zeros_like(inputs[0]) if grad is None else grad,)
+    live = [index for index, leaf in enumerate(outputs) if leaf.requires_grad]
+    if not live or not inputs:
+        return tuple(torch.zeros_like(leaf) for leaf in inputs)
+    grads = torch.autograd.grad(
+        [outputs[index] for index in live],
+        list(inputs),
+        [cotangents[index] for index in live],
+        retain_graph=True,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+    return tuple(
+        torch.zeros_like(leaf) if grad is None else grad
+        for leaf, grad in zip(inputs, grads, strict=True)
+    )

@@ -1,0 +1,292 @@
+"""From a user's arguments to tensors and back: structure, dtypes, modules, checks of the step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foldopt import _calculus as calculus
+from foldopt._problem import Forward, Options, Problem
+from foldopt._tree import Leaves, Spec, describe, flatten, unflatten
+from foldopt.certify import ON_FAILURE, Certify, captured_message
+from foldopt.linear import Auto, LinearSolver
+from foldopt.status import FoldError, active_record
+
+Step = Callable[..., Any]
+Adjoint = LinearSolver | Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+OnFailure = Literal["raise", "warn", "mask"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def graph_break(function: F) -> F:
+    """Make a function a graph break for ``torch.compile``: its Krylov loops are data-dependent.
+
+    ``torch.compiler.disable`` alone would do; it costs 45 µs a call, also where nothing compiles.
+    """
+    outside = torch.compiler.disable(function)
+
+    @functools.wraps(function)
+    def entry(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return outside(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return cast(F, entry)
+
+
+@dataclasses.dataclass
+class Call:
+    """One call's arguments, taken apart.
+
+    Attributes
+    ----------
+    tensors
+        The tensors among the module's weights and the params, half precision raised to float32.
+    x_spec, x_dtype
+        The structure and dtype of the solution, once it is known.
+    """
+
+    step: Step
+    tensors: Leaves
+    options: Options
+    _leaves: list[Any]
+    _spec: Spec | None  # None: the params are plain tensors
+    _where: list[int]
+    _given_dtypes: list[torch.dtype]
+    x_spec: Spec | None = None
+    x_dtype: torch.dtype | None = None
+
+    def arrange(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """One value for each tensor, in the structure of the params; None for other leaves."""
+        leaves: list[Any] = [None] * len(self._leaves)
+        for index, value in zip(self._where, values, strict=True):
+            leaves[index] = value
+        return tuple(leaves) if self._spec is None else unflatten(leaves, self._spec)[1]
+
+    def params(self, tensors: Sequence[Tensor]) -> tuple[Any, tuple[Any, ...]]:
+        """The module's weights (or None) and the params, rebuilt around other tensors."""
+        if self._spec is None:
+            return None, tuple(tensors)
+        leaves = list(self._leaves)
+        for index, tensor in zip(self._where, tensors, strict=True):
+            leaves[index] = tensor
+        return unflatten(leaves, self._spec)
+
+    def solver_params(self, tensors: Leaves) -> tuple[Any, ...]:
+        """The params as the user gave them: detached, and in their own dtypes."""
+        own = [
+            leaf.detach().to(dtype) for leaf, dtype in zip(tensors, self._given_dtypes, strict=True)
+        ]
+        return self.params(own)[1]
+
+    def take_solution(self, x: Any) -> Leaves:
+        """A solution as the user's solver returns it, to leaves that the step can take."""
+        leaves, spec = flatten(x)
+        reference = next((t for t in self._dtypes_seen()), None)
+        device = next((t.device for t in self.tensors), None)
+        tensors = tuple(_to_tensor(leaf, reference, device) for leaf in leaves)
+        if not tensors:
+            raise TypeError("x_star: the solution holds no tensor")
+        _check_solution(tensors, self.options.batch_dims, self._dtypes_seen(), device)
+        self.x_spec = spec
+        self.x_dtype = tensors[0].dtype
+        return tuple(leaf.float() if leaf.dtype in _HALF else leaf for leaf in tensors)
+
+    def give(self, leaves: Leaves) -> Any:
+        """Leaves of x to the user's structure and dtype."""
+        assert self.x_spec is not None
+        if self.x_dtype in _HALF:
+            leaves = tuple(leaf.to(self.x_dtype) for leaf in leaves)
+        return unflatten(leaves, self.x_spec)
+
+    def problem(self, forward: Forward) -> Problem:
+        """The problem that this call poses, solved by ``forward``."""
+        options = self.options
+        if self.x_dtype in _HALF:
+            options = dataclasses.replace(options, dtype=self.x_dtype)
+        return Problem(self.update, forward, options)
+
+    def update(self, x: Leaves, tensors: Leaves) -> Leaves:
+        """The user's step on leaves, its result checked."""
+        assert self.x_spec is not None
+        weights, params = self.params(tensors)
+        state = unflatten(x, self.x_spec)
+        try:
+            if torch.is_autocast_enabled(x[0].device.type):
+                with torch.autocast(x[0].device.type, enabled=False):
+                    result = self._step(weights, state, params)
+            else:
+                result = self._step(weights, state, params)
+        except RuntimeError as error:
+            if "numpy" not in str(error) and ".item()" not in str(error):
+                raise
+            raise FoldError(
+                f"fold: the step is not PyTorch throughout ({error}). numpy and Python numbers "
+                "have no derivative: write the step in PyTorch operations."
+            ) from error
+        leaves, spec = flatten(result)
+        self._check_result(x, leaves, spec)
+        return tuple(leaves)
+
+    def _step(self, weights: dict[str, Tensor] | None, state: Any, params: tuple[Any, ...]) -> Any:
+        if weights is None:
+            return self.step(state, *params)
+        assert isinstance(self.step, nn.Module)
+        return torch.func.functional_call(self.step, weights, (state, *params))
+
+    def _check_result(self, x: Leaves, leaves: list[Any], spec: Spec) -> None:
+        if not all(isinstance(leaf, Tensor) for leaf in leaves):
+            raise FoldError(
+                f"fold: the step returned {describe(leaves)}: every leaf must be a tensor. Write "
+                "the step in PyTorch operations (no numpy)."
+            )
+        if spec is not self.x_spec and spec != self.x_spec:
+            raise FoldError(
+                f"fold: the step must return x's structure {self.x_spec}, and returned {spec}."
+            )
+        for old, new in zip(x, leaves, strict=True):
+            if (new.shape, new.dtype, new.device) != (old.shape, old.dtype, old.device):
+                raise FoldError(
+                    f"fold: the step must return what it was given, {describe(x)}, and returned "
+                    f"{describe(leaves)}. A shape that grew comes from broadcasting against a "
+                    "param of another batch shape; another dtype, from a constant or param of "
+                    "that dtype: convert it with .to(x)."
+                )
+            if calculus.wrapped_by_a_transform(new) and not calculus.transforms_active():
+                raise FoldError(captured_message(tuple(new.shape)))
+
+    def _dtypes_seen(self) -> list[torch.dtype]:
+        return [dtype for dtype in self._given_dtypes if dtype.is_floating_point]
+
+
+def prepare(
+    step: Step,
+    params: tuple[Any, ...],
+    adjoint: Adjoint | None,
+    batch_dims: int,
+    on_failure: str,
+    certify: Certify | None,
+    look_for_mixing: Callable[[], bool] = lambda: True,
+) -> Call:
+    """Check the arguments of a fold and take them apart."""
+    check_arguments(step, adjoint, batch_dims, on_failure, certify)
+    if calculus.nested_forward_mode():
+        raise FoldError(
+            "fold: forward mode inside forward mode (jvp of jvp, jacfwd of jacfwd) loses the "
+            "outer derivative in PyTorch's custom functions. Use jacfwd(jacrev(f)), which is "
+            "torch.func.hessian, or jacrev(jacfwd(f))."
+        )
+    # A module's parameters are params of the step like any other; the solver does not see them.
+    weights = dict(step.named_parameters()) if isinstance(step, nn.Module) else None
+    if weights is None and all(isinstance(leaf, Tensor) for leaf in params):
+        leaves, spec = list(params), None
+    else:
+        leaves, spec = flatten((weights, params))
+    where = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    given = [leaves[index] for index in where]
+    for leaf in given:
+        if leaf.is_complex():
+            raise TypeError(
+                f"params: complex tensors ({describe([leaf])}) are not supported; pass "
+                "torch.view_as_real(c) and rebuild the complex number inside the step"
+            )
+    tensors = tuple(leaf.float() if leaf.dtype in _HALF else leaf for leaf in given)
+    # Inside a transform a plain tensor's requires_grad says nothing of the levels above it.
+    unknown = calculus.transforms_active() or calculus.forward_mode_active()
+    wanted = tuple(leaf.is_floating_point() and (unknown or leaf.requires_grad) for leaf in tensors)
+    n_weights = 0 if weights is None else len(weights)
+    options = Options(
+        adjoint=Auto() if adjoint is None else adjoint,
+        batch_dims=batch_dims,
+        on_failure=on_failure,
+        certify=Certify() if certify is None else certify,
+        record=active_record(),
+        symmetric=bool(getattr(step, "symmetric", False)),
+        names=_names(len(given), n_weights, params, unknown),
+        wanted=wanted,
+        recording=torch.is_grad_enabled(),
+        look_for_mixing=look_for_mixing,
+    )
+    return Call(step, tensors, options, leaves, spec, where, [leaf.dtype for leaf in given])
+
+
+def check_arguments(
+    step: Any, adjoint: Any, batch_dims: Any, on_failure: Any, certify: Any
+) -> None:
+    """Raise at once, with the argument's name, for what is not of its kind."""
+    if not callable(step):
+        raise TypeError(f"step must be callable, step(x, *params) -> x, got {type(step).__name__}")
+    if isinstance(adjoint, type):
+        raise TypeError(f"adjoint must be an instance: {adjoint.__name__}(), not the class")
+    if adjoint is not None and not (hasattr(adjoint, "solve") or callable(adjoint)):
+        raise TypeError(
+            "adjoint must be one of Auto(), Dense(), GMRES(), BiCGSTAB(), CG(), LFPI() or a "
+            f"callable (matvec, b) -> v, got {adjoint!r}"
+        )
+    if not isinstance(batch_dims, int) or isinstance(batch_dims, bool) or batch_dims < 0:
+        raise ValueError(f"batch_dims must be an integer of 0 or more, got {batch_dims!r}")
+    if on_failure not in ON_FAILURE:
+        raise ValueError(f"on_failure must be one of {ON_FAILURE}, got {on_failure!r}")
+    if certify is not None and not isinstance(certify, Certify):
+        raise TypeError(f"certify must be a Certify(...), got {certify!r}")
+
+
+def _names(count: int, n_weights: int, params: tuple[Any, ...], unknown: bool) -> tuple[str, ...]:
+    """A name for each tensor among the params, "" for a module's weights."""
+    if unknown:
+        return ("",) * count
+    names = [""] * n_weights
+    for position, param in enumerate(params):
+        leaves = [leaf for leaf in flatten(param)[0] if isinstance(leaf, Tensor)]
+        many = len(leaves) > 1
+        names += [
+            f"param {position}" + (f" (leaf {i})" if many else "") for i in range(len(leaves))
+        ]
+    return tuple(names)
+
+
+def _to_tensor(leaf: Any, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
+    """One leaf of a solution; numpy has no dtype of its own here, and takes that of the params."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach()
+    if isinstance(leaf, (np.ndarray, np.generic, float, int)):
+        return torch.as_tensor(np.asarray(leaf), device=device).to(dtype or torch.float64)
+    raise TypeError(
+        f"x_star: a solution consists of tensors or numpy arrays, and here holds "
+        f"{type(leaf).__name__} ({leaf!r:.60})"
+    )
+
+
+def _check_solution(
+    tensors: Leaves, batch_dims: int, dtypes: list[torch.dtype], device: torch.device | None
+) -> None:
+    first = tensors[0]
+    for leaf in tensors:
+        if not leaf.is_floating_point():
+            raise TypeError(
+                f"x_star must be a real floating-point tensor, got {describe([leaf])}; an integer "
+                "solution has no derivative"
+            )
+        if leaf.dim() < batch_dims or leaf.shape[:batch_dims] != first.shape[:batch_dims]:
+            raise ValueError(
+                f"x_star: with batch_dims={batch_dims} every leaf needs the same {batch_dims} "
+                f"leading dimension(s), got {describe(tensors)}; batch_dims=0 means one "
+                "unbatched instance"
+            )
+        if leaf.dtype != first.dtype or leaf.device != first.device:
+            raise TypeError(f"x_star: leaves of one dtype and device, got {describe(tensors)}")
+    if dtypes and first.dtype not in dtypes:
+        raise TypeError(
+            f"x_star is {first.dtype}, the params are {dtypes[0]}: nothing is cast unasked. Let "
+            "the solver return the params' dtype, x.to(c.dtype) (numpy arrays are converted)"
+        )
+    if device is not None and first.device != device:
+        raise TypeError(f"x_star is on {first.device}, the params are on {device}: x.to(c.device)")

@@ -1,0 +1,271 @@
+"""One call of fold: its step, its solver, its options, and the numbers of both passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldopt import certify as checks
+from foldopt._tree import Layout, Leaves
+from foldopt.certify import Certify
+from foldopt.jacobian import StepJacobian
+from foldopt.linear import LinearOperator, solve
+from foldopt.status import Event, FoldWarning, Record, Status
+
+Update = Callable[[Leaves, Leaves], Leaves]
+Forward = Callable[["Problem", Leaves, Leaves], tuple[Leaves, Tensor | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user chose, and what was seen on the way in."""
+
+    adjoint: Any
+    batch_dims: int
+    on_failure: str
+    certify: Certify
+    record: Record | None
+    symmetric: bool  # the step says that its Φ is symmetric
+    names: tuple[str, ...]  # of the params' leaves; "" for those that may go unused
+    wanted: tuple[bool, ...]  # the leaves that may be differentiated
+    recording: bool  # whether autograd is on
+    look_for_mixing: Callable[[], bool]
+    dtype: torch.dtype | None = None  # of x as the user sees it, where it differs
+
+
+class Problem:
+    """What a fold knows, handed from its forward pass to its backward pass.
+
+    All numerical work happens here, on plain tensors: inside ``autograd.Function.forward`` every
+    ``torch.func`` level has been peeled off.
+
+    Parameters
+    ----------
+    update
+        The step on leaves.
+    forward
+        ``forward(problem, starts, params)`` finds x and, if it knows, each sample's status.
+    options
+        See :class:`Options`.
+    base
+        The problem of which this one is a copy for many right-hand sides at once.
+    """
+
+    def __init__(
+        self, update: Update, forward: Forward, options: Options, base: Problem | None = None
+    ) -> None:
+        self.update = update
+        self.forward = forward
+        self.options = options
+        self.failed: Tensor | None = None  # samples masked out, boolean (B,)
+        self._base = base
+        self._children: dict[tuple, Problem] = {}
+        self._recorded: tuple[tuple, StepJacobian] | None = None
+
+    def layout(self, x: Leaves) -> Layout:
+        return Layout(x, self.options.batch_dims)
+
+    # -- the forward pass -------------------------------------------------------------------
+
+    def run(self, starts: Leaves, params: Leaves) -> Leaves:
+        """Solve, and certify that the step leaves the solution where it is."""
+        options = self.options
+        begin = time.perf_counter()
+        x, reported = self.forward(self, starts, params)
+        layout = self.layout(x)
+        flat = layout.ravel(x)
+        error_above, warn_above = options.certify.limits(options.dtype or flat.dtype)
+        jacobian = None
+        if options.recording:
+            jacobian = StepJacobian(self.update, x, params, options.batch_dims, options.wanted)
+            value = layout.ravel(jacobian.value).detach()
+        else:
+            value = layout.ravel(self.update(x, params))
+        if reported is not None:
+            reported = reported.reshape(layout.samples).to(flat.device, torch.int64)
+        relative = checks.fixed_point_residual(value, flat)
+        # One look at the worst sample says that all is well; NaN fails every comparison.
+        worst = float(relative.max()) if relative.numel() else 0.0
+        status = reported
+        if status is not None or not worst <= error_above:
+            status = checks.forward_status(relative, reported, error_above)
+        if options.record is not None:
+            zeros = torch.zeros_like(relative, dtype=torch.int64)
+            seconds = time.perf_counter() - begin
+            known = zeros if status is None else status
+            options.record.events.append(
+                Event("forward", "solver and certificate", known, zeros, relative, seconds)
+            )
+        if status is not None and bool(Status.failed(status).any()):
+            message = checks.forward_message(status, relative, error_above)
+            checks.report(options.on_failure, message, status)
+            if options.on_failure == "mask":
+                self.failed = Status.failed(status)
+        if jacobian is not None:
+            if self.failed is not None:
+                jacobian = self._record(x, params)
+            checks.check_recorded(jacobian, options.names, options.look_for_mixing())
+            self._recorded = (_identity(x, params), jacobian)
+        if not worst <= warn_above:
+            near = (relative > warn_above) & (relative <= error_above)
+            if bool(near.any()):
+                message = checks.near_message(torch.where(near, relative, 0), warn_above)
+                warnings.warn(message, FoldWarning, stacklevel=2)
+        return x
+
+    # -- the linear solves ------------------------------------------------------------------
+
+    def solve(self, transpose: bool, b: Tensor, x: Leaves, params: Leaves) -> Tensor:
+        """v of (I − Φᵀ) v = b, or t of (I − Φ) t = b; b is ``(*lead, B, n)``."""
+        if self._base is not None:
+            rows = len(x[0])
+            lead = b.reshape(*b.shape[:-2], rows, b.shape[-2] // max(rows, 1), b.shape[-1])
+            one = tuple(leaf[0] for leaf in x)
+            return self._base.solve(transpose, lead, one, params).reshape(b.shape)
+        if torch.is_autocast_enabled(b.device.type):
+            with torch.autocast(b.device.type, enabled=False):
+                return self._solve(transpose, b, x, params)
+        return self._solve(transpose, b, x, params)
+
+    def _solve(self, transpose: bool, b: Tensor, x: Leaves, params: Leaves) -> Tensor:
+        options = self.options
+        begin = time.perf_counter()
+        jacobian = self.jacobian(x, params)
+        if self.failed is not None:
+            b = torch.where(self.failed.unsqueeze(-1), 0, b)
+        solution = solve(options.adjoint, LinearOperator(jacobian, transpose, options.symmetric), b)
+        if options.record is not None:
+            status = solution.status
+            if self.failed is not None:
+                status = torch.where(self.failed, int(Status.NOT_FIXED), status)
+            kind = "adjoint" if transpose else "tangent"
+            seconds = time.perf_counter() - begin
+            event = Event(
+                kind, solution.method, status, solution.iterations, solution.residual, seconds
+            )
+            options.record.events.append(event)
+        if solution.solved:
+            return solution.value
+        message = checks.backward_message(
+            solution.status, solution.residual, solution.method, transpose
+        )
+        checks.report(options.on_failure, message, solution.status)
+        if options.on_failure == "mask":
+            failed = Status.failed(solution.status)
+            return torch.where(failed.unsqueeze(-1), 0, solution.value)
+        return solution.value
+
+    def jacobian(self, x: Leaves, params: Leaves) -> StepJacobian:
+        """The step recorded at (x, params): the forward pass's recording where it is that one."""
+        key = _identity(x, params)
+        if self._recorded is None or self._recorded[0] != key:
+            self._recorded = (key, self._record(x, params))
+        return self._recorded[1]
+
+    def _record(self, x: Leaves, params: Leaves) -> StepJacobian:
+        if self.failed is not None and self.options.on_failure == "mask":
+            x, params = self._masked(x, params, self.failed)
+        return StepJacobian(self.update, x, params, self.options.batch_dims, self.options.wanted)
+
+    def _masked(self, x: Leaves, params: Leaves, failed: Tensor) -> tuple[Leaves, Leaves]:
+        """Put a good sample in the place of each failed one.
+
+        The failed samples' cotangents are zero, but 0 · NaN is NaN, and would reach every
+        parameter that the batch shares.
+        """
+        if bool(failed.all()):
+            return x, params
+        good = int((~failed).to(torch.int8).argmax())
+        layout = self.layout(x)
+
+        def patch(leaf: Tensor, rows: Tensor) -> Tensor:
+            flat = leaf.reshape(layout.samples, -1)
+            return torch.where(rows.unsqueeze(-1), flat[good], flat).reshape(leaf.shape)
+
+        def batched(leaf: Tensor) -> bool:
+            return leaf.is_floating_point() and leaf.shape[: len(layout.batch)] == layout.batch
+
+        def bad(leaf: Tensor) -> Tensor:
+            return failed & ~torch.isfinite(leaf.reshape(layout.samples, -1)).all(-1)
+
+        return (
+            tuple(patch(leaf, failed) for leaf in x),
+            tuple(patch(leaf, bad(leaf)) if batched(leaf) else leaf for leaf in params),
+        )
+
+    # -- torch.func.vmap --------------------------------------------------------------------
+
+    def child(self, size: int, mapped: tuple[bool, ...], only_right_hand_side: bool) -> Problem:
+        """The same problem with one more batch dimension in front.
+
+        Parameters
+        ----------
+        size
+            Of that dimension.
+        mapped
+            Which of the params have it; x always does.
+        only_right_hand_side
+            x is the same along the new dimension, only cotangents differ: solve with the one
+            recorded step, many right-hand sides.
+        """
+        key = (size, mapped, only_right_hand_side)
+        if key not in self._children:
+            in_dims = tuple(0 if yes else None for yes in mapped)
+            options = dataclasses.replace(
+                self.options,
+                batch_dims=self.options.batch_dims + 1,
+                look_for_mixing=lambda: False,
+            )
+            self._children[key] = Problem(
+                _vmapped(self.update, in_dims),
+                self._mapped_forward(size, mapped),
+                options,
+                self if only_right_hand_side else None,
+            )
+        return self._children[key]
+
+    def _mapped_forward(self, size: int, mapped: tuple[bool, ...]) -> Forward:
+        if getattr(self.forward, "torch_native", False):
+            return self.forward  # an iteration of the (mapped) update itself: all at once
+
+        def forward(
+            problem: Problem, starts: Leaves, params: Leaves
+        ) -> tuple[Leaves, Tensor | None]:
+            # A blackbox knows nothing of the new dimension: one call for each entry.
+            results = []
+            for i in range(size):
+                row = tuple(
+                    leaf[i] if yes else leaf for leaf, yes in zip(params, mapped, strict=True)
+                )
+                results.append(self.forward(self, tuple(leaf[i] for leaf in starts), row))
+            x = tuple(torch.stack(leaves) for leaves in zip(*(r[0] for r in results), strict=True))
+            statuses = [r[1] for r in results if r[1] is not None]
+            if not statuses:
+                return x, None
+            blank = torch.zeros_like(statuses[0])
+            return x, torch.stack([blank if r[1] is None else r[1] for r in results])
+
+        return forward
+
+
+def _vmapped(update: Update, in_dims: Sequence[int | None]) -> Update:
+    def mapped(x: Leaves, params: Leaves) -> Leaves:
+        count = len(x)
+
+        def flat(*leaves: Tensor) -> Leaves:
+            return update(leaves[:count], leaves[count:])
+
+        return torch.func.vmap(flat, in_dims=(*([0] * count), *in_dims))(*x, *params)
+
+    return mapped
+
+
+def _identity(x: Leaves, params: Leaves) -> tuple:
+    """Tells whether two sets of tensors are the same memory, seen the same way."""
+    return tuple((leaf.data_ptr(), leaf.shape, leaf.stride()) for leaf in (*x, *params))
