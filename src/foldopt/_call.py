@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foldopt import _calculus as calculus
+from foldopt._arguments import (
+    Adjoint,
+    Step,
+    check_arguments,
+    check_solution,
+    closed_over,
+    names,
+    to_tensor,
+)
 from foldopt._problem import Forward, Options, Problem
 from foldopt._tree import Leaves, Spec, describe, flatten, unflatten
-from foldopt.certify import ON_FAILURE, Certify, captured_message
-from foldopt.linear import Auto, LinearSolver
+from foldopt.certify import Certify, captured_message
+from foldopt.linear import Auto
 from foldopt.status import FoldError, active_record
 
-Step = Callable[..., Any]
-Adjoint = LinearSolver | Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-OnFailure = Literal["raise", "warn", "mask"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -92,10 +97,10 @@ class Call:
         leaves, spec = flatten(x)
         reference = next((t for t in self._dtypes_seen()), None)
         device = next((t.device for t in self.tensors), None)
-        tensors = tuple(_to_tensor(leaf, reference, device) for leaf in leaves)
+        tensors = tuple(to_tensor(leaf, reference, device) for leaf in leaves)
         if not tensors:
             raise TypeError("x_star: the solution holds no tensor")
-        _check_solution(tensors, self.options.batch_dims, self._dtypes_seen(), device)
+        check_solution(tensors, self.options.batch_dims, self._dtypes_seen(), device)
         self.x_spec = spec
         self.x_dtype = tensors[0].dtype
         return tuple(leaf.float() if leaf.dtype in _HALF else leaf for leaf in tensors)
@@ -109,9 +114,7 @@ class Call:
 
     def problem(self, forward: Forward) -> Problem:
         """The problem that this call poses, solved by ``forward``."""
-        options = self.options
-        if self.x_dtype in _HALF:
-            options = dataclasses.replace(options, dtype=self.x_dtype)
+        options = dataclasses.replace(self.options, x_dtype=lambda: self.x_dtype)
         return Problem(self.update, forward, options)
 
     def update(self, x: Leaves, tensors: Leaves) -> Leaves:
@@ -184,6 +187,10 @@ def prepare(
             "outer derivative in PyTorch's custom functions. Use jacfwd(jacrev(f)), which is "
             "torch.func.hessian, or jacrev(jacfwd(f))."
         )
+    if calculus.transforms_active():
+        stranger = closed_over(step)
+        if stranger is not None:
+            raise FoldError(captured_message(tuple(stranger.shape)))
     # A module's parameters are params of the step like any other; the solver does not see them.
     weights = dict(step.named_parameters()) if isinstance(step, nn.Module) else None
     if weights is None and all(isinstance(leaf, Tensor) for leaf in params):
@@ -210,83 +217,10 @@ def prepare(
         certify=Certify() if certify is None else certify,
         record=active_record(),
         symmetric=bool(getattr(step, "symmetric", False)),
-        names=_names(len(given), n_weights, params, unknown),
+        names=names(len(given), n_weights, params, unknown),
         wanted=wanted,
         recording=torch.is_grad_enabled(),
         look_for_mixing=look_for_mixing,
+        x_dtype=lambda: None,
     )
     return Call(step, tensors, options, leaves, spec, where, [leaf.dtype for leaf in given])
-
-
-def check_arguments(
-    step: Any, adjoint: Any, batch_dims: Any, on_failure: Any, certify: Any
-) -> None:
-    """Raise at once, with the argument's name, for what is not of its kind."""
-    if not callable(step):
-        raise TypeError(f"step must be callable, step(x, *params) -> x, got {type(step).__name__}")
-    if isinstance(adjoint, type):
-        raise TypeError(f"adjoint must be an instance: {adjoint.__name__}(), not the class")
-    if adjoint is not None and not (hasattr(adjoint, "solve") or callable(adjoint)):
-        raise TypeError(
-            "adjoint must be one of Auto(), Dense(), GMRES(), BiCGSTAB(), CG(), LFPI() or a "
-            f"callable (matvec, b) -> v, got {adjoint!r}"
-        )
-    if not isinstance(batch_dims, int) or isinstance(batch_dims, bool) or batch_dims < 0:
-        raise ValueError(f"batch_dims must be an integer of 0 or more, got {batch_dims!r}")
-    if on_failure not in ON_FAILURE:
-        raise ValueError(f"on_failure must be one of {ON_FAILURE}, got {on_failure!r}")
-    if certify is not None and not isinstance(certify, Certify):
-        raise TypeError(f"certify must be a Certify(...), got {certify!r}")
-
-
-def _names(count: int, n_weights: int, params: tuple[Any, ...], unknown: bool) -> tuple[str, ...]:
-    """A name for each tensor among the params, "" for a module's weights."""
-    if unknown:
-        return ("",) * count
-    names = [""] * n_weights
-    for position, param in enumerate(params):
-        leaves = [leaf for leaf in flatten(param)[0] if isinstance(leaf, Tensor)]
-        many = len(leaves) > 1
-        names += [
-            f"param {position}" + (f" (leaf {i})" if many else "") for i in range(len(leaves))
-        ]
-    return tuple(names)
-
-
-def _to_tensor(leaf: Any, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
-    """One leaf of a solution; numpy has no dtype of its own here, and takes that of the params."""
-    if isinstance(leaf, Tensor):
-        return leaf.detach()
-    if isinstance(leaf, (np.ndarray, np.generic, float, int)):
-        return torch.as_tensor(np.asarray(leaf), device=device).to(dtype or torch.float64)
-    raise TypeError(
-        f"x_star: a solution consists of tensors or numpy arrays, and here holds "
-        f"{type(leaf).__name__} ({leaf!r:.60})"
-    )
-
-
-def _check_solution(
-    tensors: Leaves, batch_dims: int, dtypes: list[torch.dtype], device: torch.device | None
-) -> None:
-    first = tensors[0]
-    for leaf in tensors:
-        if not leaf.is_floating_point():
-            raise TypeError(
-                f"x_star must be a real floating-point tensor, got {describe([leaf])}; an integer "
-                "solution has no derivative"
-            )
-        if leaf.dim() < batch_dims or leaf.shape[:batch_dims] != first.shape[:batch_dims]:
-            raise ValueError(
-                f"x_star: with batch_dims={batch_dims} every leaf needs the same {batch_dims} "
-                f"leading dimension(s), got {describe(tensors)}; batch_dims=0 means one "
-                "unbatched instance"
-            )
-        if leaf.dtype != first.dtype or leaf.device != first.device:
-            raise TypeError(f"x_star: leaves of one dtype and device, got {describe(tensors)}")
-    if dtypes and first.dtype not in dtypes:
-        raise TypeError(
-            f"x_star is {first.dtype}, the params are {dtypes[0]}: nothing is cast unasked. Let "
-            "the solver return the params' dtype, x.to(c.dtype) (numpy arrays are converted)"
-        )
-    if device is not None and first.device != device:
-        raise TypeError(f"x_star is on {first.device}, the params are on {device}: x.to(c.device)")

@@ -36,7 +36,7 @@ class Options:
     wanted: tuple[bool, ...]  # the leaves that may be differentiated
     recording: bool  # whether autograd is on
     look_for_mixing: Callable[[], bool]
-    dtype: torch.dtype | None = None  # of x as the user sees it, where it differs
+    x_dtype: Callable[[], torch.dtype | None]  # of x as the user sees it, once it is known
 
 
 class Problem:
@@ -80,7 +80,7 @@ class Problem:
         x, reported = self.forward(self, starts, params)
         layout = self.layout(x)
         flat = layout.ravel(x)
-        error_above, warn_above = options.certify.limits(options.dtype or flat.dtype)
+        error_above, warn_above = options.certify.limits(options.x_dtype() or flat.dtype)
         jacobian = None
         if options.recording:
             jacobian = StepJacobian(self.update, x, params, options.batch_dims, options.wanted)
@@ -169,30 +169,42 @@ class Problem:
         return self._recorded[1]
 
     def _record(self, x: Leaves, params: Leaves) -> StepJacobian:
-        if self.failed is not None and self.options.on_failure == "mask":
-            x, params = self._masked(x, params, self.failed)
+        x, params = self.tamed(x, params)
         return StepJacobian(self.update, x, params, self.options.batch_dims, self.options.wanted)
 
-    def _masked(self, x: Leaves, params: Leaves, failed: Tensor) -> tuple[Leaves, Leaves]:
-        """Put a good sample in the place of each failed one.
+    def tamed(self, x: Leaves, params: Leaves) -> tuple[Leaves, Leaves]:
+        """Under ``on_failure="mask"``, put a good sample in the place of each failed one.
 
         The failed samples' cotangents are zero, but 0 · NaN is NaN, and would reach every
-        parameter that the batch shares.
+        parameter that the batch shares. Written without a look at any value, for ``torch.func``.
         """
-        if bool(failed.all()):
+        if self.options.on_failure != "mask":
             return x, params
-        good = int((~failed).to(torch.int8).argmax())
         layout = self.layout(x)
-
-        def patch(leaf: Tensor, rows: Tensor) -> Tensor:
-            flat = leaf.reshape(layout.samples, -1)
-            return torch.where(rows.unsqueeze(-1), flat[good], flat).reshape(leaf.shape)
+        if layout.samples == 0:
+            return x, params
 
         def batched(leaf: Tensor) -> bool:
             return leaf.is_floating_point() and leaf.shape[: len(layout.batch)] == layout.batch
 
+        def rows(leaf: Tensor) -> Tensor:
+            return leaf.reshape(layout.samples, -1)
+
+        patient = [leaf for leaf in (*x, *params) if batched(leaf)]
+        finite = [torch.isfinite(rows(leaf)).all(-1) for leaf in patient]
+        failed = ~torch.stack(finite).all(0)
+        if self.failed is not None:
+            failed = failed | self.failed
+        good = (~failed).to(torch.int8).argmax().reshape(1)
+
+        def patch(leaf: Tensor, where: Tensor) -> Tensor:
+            flat = rows(leaf)
+            other = flat.index_select(0, good)
+            other = torch.where(torch.isfinite(other), other, 1)  # no good sample: anything finite
+            return torch.where(where.unsqueeze(-1), other, flat).reshape(leaf.shape)
+
         def bad(leaf: Tensor) -> Tensor:
-            return failed & ~torch.isfinite(leaf.reshape(layout.samples, -1)).all(-1)
+            return failed & ~torch.isfinite(rows(leaf)).all(-1)
 
         return (
             tuple(patch(leaf, failed) for leaf in x),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foldopt.jacobian import StepJacobian
+from foldopt.linear._common import positive
 from foldopt.status import FoldError, FoldWarning, Status, tally
 
 __all__ = ["Certify"]
@@ -31,10 +32,25 @@ class Certify:
     warn_above
         A sample above this is reported by a :class:`~foldopt.FoldWarning`. None: 1e-5 in
         float64, 1e-3 in float32, 2e-2 in half precision.
+
+    Raises
+    ------
+    ValueError
+        If a threshold is not above zero.
+
+    Examples
+    --------
+    >>> import torch, foldopt as fo
+    >>> c = torch.tensor([[4.0]], requires_grad=True)
+    >>> rough = fo.Certify(error_above=0.1, warn_above=0.1)
+    >>> x = fo.fold(lambda x, c: 0.5 * (x + c / x), torch.tensor([[2.1]]), c, certify=rough)
     """
 
     error_above: float | None = None
     warn_above: float | None = None
+
+    def __post_init__(self) -> None:
+        positive(error_above=self.error_above, warn_above=self.warn_above)
 
     def limits(self, dtype: torch.dtype) -> tuple[float, float]:
         """The two thresholds for an x of the given dtype: error, warning."""

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from foldopt import _calculus as calculus
-from foldopt._call import Adjoint, Call, OnFailure, Step, graph_break, prepare
+from foldopt._arguments import Adjoint, OnFailure, Step
+from foldopt._call import Call, graph_break, prepare
 from foldopt._problem import Forward, Problem
 from foldopt._tree import Leaves, floating, given, put, split, spread, to_front
 from foldopt.certify import Certify
@@ -56,6 +57,7 @@ class Fold(torch.autograd.Function):
             v = problem.solve(True, b, x, params)
             return (*none, *problem.jacobian(x, params).params_vjp(v))
         v = Solve.apply(problem, True, ctx.n_x, b, *x, *params)
+        x, params = problem.tamed(x, params)
         where, c = floating(params)
         grads = calculus.vjp(
             lambda *c: problem.update(x, put(params, where, c)), c, problem.layout(x).unravel(v)
@@ -69,8 +71,9 @@ class Fold(torch.autograd.Function):
         c_dot = tangents[ctx.n_starts :]
         layout = problem.layout(x)
         # t = ∂x*/∂c ċ solves (I − Φ) t = Ψ ċ.
-        where, c, push = given(params, c_dot)
-        psi_c = calculus.jvp(lambda *c: problem.update(x, put(params, where, c)), c, push, like=x)
+        x_, c_ = problem.tamed(x, params)
+        where, c, push = given(c_, c_dot)
+        psi_c = calculus.jvp(lambda *c: problem.update(x_, put(c_, where, c)), c, push, like=x)
         t = Solve.apply(problem, False, ctx.n_x, layout.ravel(psi_c), *x, *params)
         return layout.unravel(t)
 
@@ -111,6 +114,7 @@ class Solve(torch.autograd.Function):
         # the left and s on the right if A is transposed, and the reverse if not.
         left, right = (v, s) if ctx.transpose else (s, v)
         layout = problem.layout(x)
+        x, params = problem.tamed(x, params)
         where, at_point = floating((*x, *params))
 
         def phi_left(*point: Tensor) -> Leaves:  # Φ(x, c)ᵀ left
@@ -128,10 +132,11 @@ class Solve(torch.autograd.Function):
         v, *at = ctx.saved_tensors
         x, params = tuple(at[: ctx.n_x]), tuple(at[ctx.n_x :])
         layout = problem.layout(x)
-        where, point, push = given(tuple(at), dots)
+        tame = sum(problem.tamed(x, params), ())
+        where, point, push = given(tame, dots)
 
         def phi_v(*point: Tensor) -> Leaves:  # Φᵀ v or Φ v, as a function of x and c
-            x_, c_ = split(put(tuple(at), where, point), ctx.n_x)
+            x_, c_ = split(put(tame, where, point), ctx.n_x)
 
             def step(*y: Tensor) -> Leaves:
                 return problem.update(y, c_)

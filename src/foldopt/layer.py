@@ -9,15 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foldopt._call import (
-    Adjoint,
-    Call,
-    OnFailure,
-    Step,
-    check_arguments,
-    graph_break,
-    prepare,
-)
+from foldopt._arguments import Adjoint, OnFailure, Step, check_arguments
+from foldopt._call import Call, graph_break, prepare
 from foldopt._problem import Forward, Problem
 from foldopt._tree import Leaves
 from foldopt.certify import Certify

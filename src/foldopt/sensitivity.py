@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldopt._arguments import Step
 from foldopt._calculus import pullback
-from foldopt._call import Step, graph_break, prepare
+from foldopt._call import graph_break, prepare
 from foldopt._tree import flatten, unflatten
 from foldopt.certify import Certify, backward_message, parity
 from foldopt.fold import given_solution

@@ -1,0 +1,130 @@
+"""What the closed-form operators share: their arguments looked at, a safe norm, their pieces."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_point(name: str, y: Tensor, *, last: bool = False) -> None:
+    """Raise unless y is a real floating tensor, with a last dimension where one is needed."""
+    if not isinstance(y, Tensor) or not y.is_floating_point():
+        seen = str(y.dtype) if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"{name}: y must be a real floating-point tensor, got {seen}")
+    if last and y.dim() == 0:
+        raise ValueError(f"{name}: y must have shape (*batch, n), got a tensor of shape ()")
+
+
+def operand(
+    name: str,
+    value: Tensor | float,
+    y: Tensor,
+    shape: Sequence[int],
+    *,
+    least: float | None = None,
+) -> Tensor:
+    """A parameter of an operator as a tensor of the dtype of y that broadcasts to ``shape``.
+
+    ``name`` is for messages, ``least`` the least number allowed.
+    """
+    if not isinstance(value, Tensor):
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+        if least is not None and not value >= least:
+            raise ValueError(f"{name} must be {least} or more, got {value!r}")
+        return torch.full((), float(value), dtype=y.dtype, device=y.device)
+    if value.is_complex() or (value.is_floating_point() and value.dtype != y.dtype):
+        raise TypeError(
+            f"{name} is {value.dtype} and y {y.dtype}: nothing is cast unasked, pass .to(y.dtype)"
+        )
+    seen, wanted = tuple(value.shape), tuple(shape)
+    offset = len(wanted) - len(seen)
+    if offset < 0 or any(k not in (1, m) for k, m in zip(seen, wanted[offset:], strict=True)):
+        raise ValueError(
+            f"{name} of shape {seen} does not broadcast to {wanted}, which y of shape "
+            f"{tuple(y.shape)} asks for"
+        )
+    return value.to(y.dtype)
+
+
+def valid(given: Tensor | float, condition: Tensor, result: Tensor) -> Tensor:
+    """``result``, with NaN where the parameter was given as a tensor and the condition fails."""
+    return torch.where(condition, result, torch.nan) if isinstance(given, Tensor) else result
+
+
+def length_of(y: Tensor) -> Tensor:
+    """‖y‖ over the last dimension, with derivative 0 (and not NaN) at y = 0.
+
+    Scaled by ‖y‖₁, held constant, so that the squares neither overflow nor vanish.
+    """
+    scale = y.detach().abs().sum(-1)
+    scale = torch.where(scale == 0, 1, scale)
+    square = (y / scale.unsqueeze(-1)).square().sum(-1)
+    return scale * torch.where(square == 0, 0, torch.where(square == 0, 1, square).sqrt())
+
+
+def snap(x: Tensor, lower: float, upper: Tensor | None) -> Tensor:
+    """Remove what rounding puts outside the bounds, and leave the derivative alone."""
+    held = x.detach()
+    inner = held.clamp_min(lower)
+    inner = inner if upper is None else torch.minimum(inner, upper)
+    return x + (inner - held)
+
+
+def matrix_of(name: str, value: Tensor, y: Tensor, shape: tuple[int, ...], dims: int) -> Tensor:
+    """A tensor that broadcasts to ``shape``, but in its last ``dims`` dimensions has it."""
+    seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor) or tuple(value.shape[-dims:]) != tuple(shape[-dims:]):
+        wanted = ", ".join(str(size) for size in shape[-dims:])
+        raise ValueError(
+            f"{name} must be a tensor of shape ({wanted}{',' * (dims == 1)}) or (*batch, {wanted}) "
+            f"for y of shape {tuple(y.shape)}, got {seen}"
+        )
+    return operand(name, value, y, shape)
+
+
+def need_entries(name: str, y: Tensor) -> None:
+    check_point(name, y, last=True)
+    if y.shape[-1] == 0:
+        raise ValueError(
+            f"{name}: y needs at least one entry in its last dimension, got shape {tuple(y.shape)}"
+        )
+
+
+def capped_pieces(y: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which entries are full and which are free (the others are zero), and whether s can be met.
+
+    At least one entry is free: at a vertex, the one that was last to become full.
+    """
+    n, last = y.shape[-1], 2 * y.shape[-1] - 1
+    # No entry exceeds s. So a cap above s never binds, and need not enter the sums.
+    cap = torch.minimum(u, s)
+    points, order = torch.cat([y, y - cap], -1).sort(dim=-1, descending=True)
+    slope = torch.where(order < n, 1, -1).cumsum(-1)
+    rise = slope[..., :-1] * (points[..., :-1] - points[..., 1:])
+    sums = torch.cat([torch.zeros_like(rise[..., :1]), rise.cumsum(-1)], -1)
+    # The first breakpoint at which the sum has reached s ends the piece, and some entry rises
+    # on it. Summing from τ = ∞ downward, no partial sum before it exceeds s.
+    piece = (sums < s).sum(-1, keepdim=True).clamp(1, last)
+    high, low = points.gather(-1, piece - 1), points.gather(-1, piece)
+
+    # A vertex: to rounding, the sum is s on a whole interval of τ, where no entry is free.
+    slack = 4 * torch.finfo(y.dtype).eps * (n * s + low.abs())
+    begin = (sums < s - slack).sum(-1, keepdim=True).clamp_max(last)
+    end = ((sums <= s + slack).sum(-1, keepdim=True) - 1).clamp_min(0)
+    right, left = points.gather(-1, begin), points.gather(-1, end)
+    vertex = (begin == 0) | (end == last) | (right - left > 4 * slack)
+
+    middle = 0.5 * torch.where(vertex, right + left, high + low)
+    above = y - cap >= middle
+    rank = torch.where(above & (cap > 0), cap - y, torch.where(s > 0, -torch.inf, y))
+    chosen = torch.arange(n, device=y.device) == rank.argmax(-1, keepdim=True)
+    # NaN compares false, and so is free, where it shows.
+    free = torch.where(vertex, chosen, ~(y <= middle) & ~above)
+    full = above & (cap == u) & ~free
+    attainable = (s >= 0) & (u >= 0).all(-1, keepdim=True)
+    attainable = attainable & (s - slack <= cap.sum(-1, keepdim=True))
+    return full, free, attainable

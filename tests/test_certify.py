@@ -1,0 +1,242 @@
+"""Never silently wrong: every error and warning of the two passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import foldopt as fo
+from foldopt import FoldError, FoldWarning, Status
+from tests.problems import F64, newton_root
+
+C = torch.tensor([[4.0, 9.0], [16.0, 25.0], [1.0, 2.0]], dtype=F64)
+
+
+def leaf() -> Tensor:
+    return C.clone().requires_grad_()
+
+
+# -- the step -----------------------------------------------------------------------------------
+
+
+def test_a_captured_tensor() -> None:
+    w = torch.ones((), dtype=F64, requires_grad=True)
+    for c in (C, leaf()):  # also where nothing else asks for a gradient
+        with pytest.raises(FoldError, match=r"1 tensor\(s\) that require grad but are not among"):
+            fo.fold(lambda x, c: newton_root(x, c) * w, C.sqrt(), c)
+        with pytest.raises(FoldError, match="Pass them as params"):
+            fo.fold(lambda x, c: newton_root(x, c) * (2 * w - 1), C.sqrt(), c)
+    with torch.no_grad():
+        fo.fold(lambda x, c: newton_root(x, c) * w, C.sqrt(), C)
+
+
+def test_a_captured_module() -> None:
+    net = nn.Linear(2, 2, dtype=F64)
+    with pytest.raises(FoldError, match=r"hold them in an nn.Module that is itself the step"):
+        fo.fold(lambda x, c: newton_root(x, c) + 0 * net(x), C.sqrt(), leaf())
+
+
+def test_a_tensor_captured_from_a_transform() -> None:
+    def loss(w: Tensor) -> Tensor:
+        return fo.fold(lambda x, c: newton_root(x, c) * w, C.sqrt(), C).sum()
+
+    with pytest.raises(FoldError, match="their gradient would be lost"):
+        torch.func.grad(loss)(torch.ones((), dtype=F64))
+
+
+@pytest.mark.parametrize(
+    ("step", "seen"),
+    [
+        (lambda x, c: newton_root(x, c)[:, :1], r"returned \(3, 1\) float64"),
+        (lambda x, c: newton_root(x, c).float(), r"returned \(3, 2\) float32"),
+        (lambda x, c: newton_root(x, c)[None], r"returned \(1, 3, 2\)"),
+    ],
+)
+def test_another_shape_or_dtype(step: Any, seen: str) -> None:
+    with pytest.raises(
+        FoldError, match=r"must return what it was given, \(3, 2\) float64.*" + seen
+    ):
+        fo.fold(step, C.sqrt(), leaf())
+
+
+def test_another_structure() -> None:
+    with pytest.raises(FoldError, match="must return x's structure"):
+        fo.fold(lambda x, c: (newton_root(x, c),), C.sqrt(), leaf())
+
+
+def test_numpy_in_the_step() -> None:
+    with pytest.raises(FoldError, match="the step is not PyTorch throughout"):
+        fo.fold(lambda x, c: torch.from_numpy(np.sqrt(c.numpy())), C.sqrt(), leaf())
+    with pytest.raises(FoldError, match="step returned ndarray: every leaf must be a tensor"):
+        fo.fold(lambda x, c: np.sqrt(c.detach().numpy()), C.sqrt(), leaf())
+    with pytest.raises(FoldError, match="has no graph"):
+        fo.fold(lambda x, c: c.detach().sqrt(), C.sqrt(), leaf())
+
+
+def test_other_errors_of_the_step_come_through() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fo.fold(lambda x, c: x @ torch.ones(5, 5, dtype=F64), C.sqrt(), leaf())
+
+
+def test_an_unused_param_is_reported() -> None:
+    d = torch.ones(2, requires_grad=True)
+    with pytest.warns(FoldWarning, match="param 1 requires grad, but the step does not use it"):
+        x = fo.fold(lambda x, c, d: newton_root(x, c), C.sqrt(), leaf(), d)
+    assert torch.autograd.grad(x.sum(), d)[0].tolist() == [0.0, 0.0]
+    with pytest.warns(FoldWarning, match=r"param 0 \(leaf 1\) requires grad"):
+        fo.fold(lambda x, c: newton_root(x, c[0]), C.sqrt(), (leaf(), d))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: x.mean(0, keepdim=True) + 0 * x,
+        lambda x: x.cumsum(0) / torch.arange(1, 4)[:, None],
+        lambda x: x.roll(1, 0),
+        lambda x: x.flip(0),
+        lambda x: 0.5 * (x - x.mean(0)) + x.mean(0),
+    ],
+)
+def test_a_step_that_mixes_samples(mix: Any) -> None:
+    same = torch.full((3, 2), 4.0, dtype=F64)  # equal samples: the residual sees nothing
+
+    def step(x: Tensor, c: Tensor) -> Tensor:
+        return 0.5 * (mix(x) + c.sqrt())
+
+    with pytest.raises(FoldError, match=r"mixes samples.*batch shape"):
+        fo.fold(step, same.sqrt(), same.clone().requires_grad_())
+    layer = fo.FoldedLayer(torch.sqrt, step)
+    with pytest.raises(FoldError, match="mixes samples"):
+        layer(same.clone().requires_grad_())
+
+
+def test_mixing_is_looked_for_once_in_a_layer() -> None:
+    calls = []
+
+    class Counting(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:  # pyright: ignore
+            calls.append(1)
+            return g
+
+    layer = fo.FoldedLayer(torch.sqrt, lambda x, c: newton_root(Counting.apply(x), c))
+    layer(leaf())
+    first = len(calls)
+    layer(leaf())
+    assert first == 2
+    assert len(calls) == first
+
+
+# -- the solution -------------------------------------------------------------------------------
+
+
+def test_a_step_that_does_not_fit_the_solver() -> None:
+    wrong = C.sqrt()
+    wrong[1:] += 0.5
+    with pytest.raises(FoldError, match=r"2 NOT_FIXED \(first: sample 1 of 3\)") as caught:
+        fo.fold(newton_root, wrong, leaf())
+    assert caught.value.status is not None
+    assert caught.value.status.tolist() == [0, Status.NOT_FIXED, Status.NOT_FIXED]
+    assert "above 1e-02" in str(caught.value)
+    with torch.no_grad(), pytest.raises(FoldError, match="NOT_FIXED"):
+        fo.fold(newton_root, C, C)
+
+
+def test_a_solution_that_is_nearly_fixed() -> None:
+    with pytest.warns(FoldWarning, match=r"moves the solver's answer in 3 of 3 samples by up to"):
+        fo.fold(newton_root, C.sqrt() * (1 + 1e-3), leaf(), certify=fo.Certify(warn_above=1e-9))
+    near = torch.sqrt(C) + 0.01
+    fo.fold(
+        lambda x, c: x - 0.01 * (x - c.sqrt()), near, leaf(), certify=fo.Certify(warn_above=1e-3)
+    )
+    with pytest.raises(FoldError, match="above 1e-06"):
+        fo.fold(
+            lambda x, c: x - 0.01 * (x - c.sqrt()),
+            near,
+            leaf(),
+            certify=fo.Certify(error_above=1e-6),
+        )
+
+
+def test_the_default_thresholds_follow_the_dtype() -> None:
+    def drift(x: Tensor, c: Tensor) -> Tensor:
+        return 0.5 * x + 0.5 * c
+
+    for dtype, quiet, loud in ((F64, 4e-6, 4e-5), (torch.float32, 4e-4, 4e-3)):
+        c = torch.ones(1, 1, dtype=dtype, requires_grad=True)
+        fo.fold(drift, 1 + 4 * quiet * torch.ones(1, 1, dtype=dtype), c)
+        with pytest.warns(FoldWarning, match="moves the solver's answer"):
+            fo.fold(drift, 1 + 4 * loud * torch.ones(1, 1, dtype=dtype), c)
+
+
+def test_nan_in_the_solution() -> None:
+    x = C.sqrt()
+    x[2] = torch.nan
+    with pytest.raises(FoldError, match=r"1 NONFINITE \(first: sample 2 of 3\).*holds NaN or inf"):
+        fo.fold(newton_root, x, leaf())
+
+
+def test_the_solvers_own_status() -> None:
+    codes = torch.tensor([Status.CONVERGED, Status.INFEASIBLE, Status.UNBOUNDED])
+    folded = fo.folded(newton_root)(lambda c: fo.Solution(c.sqrt(), codes))
+    with pytest.raises(FoldError, match=r"1 INFEASIBLE, 1 UNBOUNDED \(first: sample 1 of 3\)"):
+        folded(leaf())
+    numpy_codes = fo.folded(newton_root)(lambda c: fo.Solution(c.sqrt().numpy(), np.zeros(3, int)))
+    numpy_codes(leaf())
+
+
+def test_a_solver_that_writes_into_its_params() -> None:
+    with pytest.raises(FoldError, match="changed one of its params in place"):
+        fo.folded(newton_root)(lambda c: c.sqrt_())(leaf())
+
+
+# -- the backward pass --------------------------------------------------------------------------
+
+
+def test_a_singular_system() -> None:
+    # x ↦ x + (c − c): every x is fixed, and Φ = I.
+    x = fo.fold(lambda x, c: x + 0 * c, C.sqrt(), leaf())
+    with pytest.raises(FoldError, match=r"Dense did not solve \(I − Φᵀ\) v = g: 3 BREAKDOWN"):
+        x.sum().backward()
+    with pytest.raises(FoldError, match=r"did not solve \(I − Φ\) t = Ψċ"):
+        torch.func.jvp(lambda c: fo.fold(lambda x, c: x + c - C, C.sqrt(), c), (C,), (C,))
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "advice"),
+    [
+        (fo.LFPI(), "DIVERGED: ρ"),
+        (fo.LFPI(max_iterations=3), "DIVERGED"),
+        (fo.GMRES(max_iterations=1), "MAX_ITERATIONS: raise max_iterations"),
+        (fo.CG(), "STAGNATED|MAX_ITERATIONS"),
+    ],
+)
+def test_advice_for_a_linear_solver_that_fails(adjoint: Any, advice: str) -> None:
+    m = torch.tensor([[0.0, 2.0], [-2.0, 0.5]], dtype=F64)
+    x_star = torch.linalg.solve(torch.eye(2, dtype=F64) - m, C.T).T
+    x = fo.fold(lambda x, c: x @ m.T + c, x_star, leaf(), adjoint=adjoint)
+    with pytest.raises(FoldError, match=advice):
+        x.sum().backward()
+    x = fo.fold(lambda x, c: x @ m.T + c, x_star, leaf(), adjoint=adjoint, on_failure="warn")
+    with pytest.warns(FoldWarning, match=advice):
+        x.sum().backward()
+
+
+def test_a_stagnating_solver_is_told_so() -> None:
+    x = fo.fold(lambda x, c: x + 0 * c, C.sqrt(), leaf(), adjoint=fo.GMRES())
+    with pytest.raises(FoldError, match="STAGNATED: the residual stopped falling"):
+        x.sum().backward()
+
+
+def test_a_gradient_that_is_not_finite() -> None:
+    x = fo.fold(newton_root, C.sqrt(), leaf())
+    with pytest.raises(FoldError, match=r"3 NONFINITE.*Check the loss"):
+        (x * torch.nan).sum().backward()
