@@ -77,6 +77,25 @@ def test_a_module_step_under_fold_and_gradcheck() -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
 
 
+def test_functional_call_and_a_gradient_for_each_sample() -> None:
+    step = Equilibrium(3)
+    blackbox = Iterate(copy.deepcopy(step))  # knows nothing of the weights that are swapped in
+    layer = fo.FoldedLayer(lambda c: blackbox(c), step)
+    weights = {name: p.detach() for name, p in layer.named_parameters()}
+    c = torch.randn(4, 3, dtype=F64)
+
+    def loss(weights: dict[str, Tensor], c: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, weights, (c[None],)).square().sum()
+
+    got = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, c)
+    for i in range(4):
+        wanted = torch.autograd.grad(
+            Iterate(step)(c[i : i + 1]).square().sum(), list(step.parameters())
+        )
+        mine = [got[name][i] for name, _ in layer.named_parameters()]
+        torch.testing.assert_close(mine, list(wanted), rtol=0, atol=1e-10)
+
+
 def test_training_lowers_the_loss() -> None:
     model = root_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)

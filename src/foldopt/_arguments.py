@@ -15,11 +15,15 @@ from torch import Tensor
 from foldopt import _calculus as calculus
 from foldopt._tree import Leaves, describe, flatten
 from foldopt.certify import ON_FAILURE, Certify
-from foldopt.linear import LinearSolver
+from foldopt.linear import Auto, LinearSolver
 
 Step = Callable[..., Any]
 Adjoint = LinearSolver | Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 OnFailure = Literal["raise", "warn", "mask"]
+
+# What a fold does unless told otherwise; both are immutable.
+AUTO = Auto()
+CERTIFY = Certify()
 
 _EMPTY_CELL = types.CellType()
 
@@ -32,7 +36,7 @@ def check_arguments(
         raise TypeError(f"step must be callable, step(x, *params) -> x, got {type(step).__name__}")
     if isinstance(adjoint, type):
         raise TypeError(f"adjoint must be an instance: {adjoint.__name__}(), not the class")
-    if adjoint is not None and not (hasattr(adjoint, "solve") or callable(adjoint)):
+    if not (hasattr(adjoint, "solve") or callable(adjoint)):
         raise TypeError(
             "adjoint must be one of Auto(), Dense(), GMRES(), BiCGSTAB(), CG(), LFPI() or a "
             f"callable (matvec, b) -> v, got {adjoint!r}"
@@ -41,7 +45,7 @@ def check_arguments(
         raise ValueError(f"batch_dims must be an integer of 0 or more, got {batch_dims!r}")
     if on_failure not in ON_FAILURE:
         raise ValueError(f"on_failure must be one of {ON_FAILURE}, got {on_failure!r}")
-    if certify is not None and not isinstance(certify, Certify):
+    if not isinstance(certify, Certify):
         raise TypeError(f"certify must be a Certify(...), got {certify!r}")
 
 

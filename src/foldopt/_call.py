@@ -23,7 +23,6 @@ from foldopt._arguments import (
 from foldopt._problem import Forward, Options, Problem
 from foldopt._tree import Leaves, Spec, describe, flatten, unflatten
 from foldopt.certify import Certify, captured_message
-from foldopt.linear import Auto
 from foldopt.status import FoldError, active_record
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -173,10 +172,10 @@ class Call:
 def prepare(
     step: Step,
     params: tuple[Any, ...],
-    adjoint: Adjoint | None,
+    adjoint: Adjoint,
     batch_dims: int,
     on_failure: str,
-    certify: Certify | None,
+    certify: Certify,
     look_for_mixing: Callable[[], bool] = lambda: True,
 ) -> Call:
     """Check the arguments of a fold and take them apart."""
@@ -211,10 +210,10 @@ def prepare(
     wanted = tuple(leaf.is_floating_point() and (unknown or leaf.requires_grad) for leaf in tensors)
     n_weights = 0 if weights is None else len(weights)
     options = Options(
-        adjoint=Auto() if adjoint is None else adjoint,
+        adjoint=adjoint,
         batch_dims=batch_dims,
         on_failure=on_failure,
-        certify=Certify() if certify is None else certify,
+        certify=certify,
         record=active_record(),
         symmetric=bool(getattr(step, "symmetric", False)),
         names=names(len(given), n_weights, params, unknown),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foldopt import _calculus as calculus
-from foldopt._arguments import Adjoint, OnFailure, Step
+from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, Step
 from foldopt._call import Call, graph_break, prepare
 from foldopt._problem import Forward, Problem
 from foldopt._tree import Leaves, floating, given, put, split, spread, to_front
@@ -175,10 +175,10 @@ def fold(
     step: Step,
     x_star: Any,
     *params: Any,
-    adjoint: Adjoint | None = None,
+    adjoint: Adjoint = AUTO,
     batch_dims: int = 1,
     on_failure: OnFailure = "raise",
-    certify: Certify | None = None,
+    certify: Certify = CERTIFY,
 ) -> Any:
     r"""Give a solution its derivative: x* as a differentiable function of the params.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class StepJacobian:
     ) -> None:
         self.layout = Layout(x, batch_dims)
         self.cache: dict[str, Any] = {}  # what linear solvers factor, for the next cotangent
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad(), _no_inference_mode():
             self.x = tuple(_leaf(leaf, True) for leaf in x)
             self.params = tuple(
                 _leaf(leaf, want) for leaf, want in zip(params, wanted, strict=True)
@@ -86,7 +87,7 @@ class StepJacobian:
         u ↦ Φᵀ u is linear, so that its own transposed product is Φ t: recorded once, used often.
         """
         if self._transposed is None:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.enable_grad(), _no_inference_mode():
                 u = tuple(torch.zeros_like(leaf, requires_grad=True) for leaf in self.value)
                 self._transposed = u, pullback(self.value, self.x, u, create_graph=True)
         u, product = self._transposed
@@ -184,6 +185,13 @@ class StepJacobian:
         like = self.x[0]
         limit = _CHUNK.get(like.device.type, _CHUNK["cuda"])
         return max(1, limit // max(1, self.layout.samples * self.layout.n))
+
+
+def _no_inference_mode() -> contextlib.AbstractContextManager:
+    """Leave inference mode, where no graph is recorded; entering this costs, so only if needed."""
+    if torch.is_inference_mode_enabled():
+        return torch.inference_mode(False)
+    return contextlib.nullcontext()
 
 
 def _leaf(tensor: Tensor, differentiate: bool) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foldopt._arguments import Adjoint, OnFailure, Step, check_arguments
+from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, Step, check_arguments
 from foldopt._call import Call, graph_break, prepare
 from foldopt._problem import Forward, Problem
 from foldopt._tree import Leaves
@@ -25,10 +25,10 @@ Solver = Callable[..., Any]
 def folded(
     step: Step,
     *,
-    adjoint: Adjoint | None = None,
+    adjoint: Adjoint = AUTO,
     batch_dims: int = 1,
     on_failure: OnFailure = "raise",
-    certify: Certify | None = None,
+    certify: Certify = CERTIFY,
 ) -> Callable[[Solver], Callable[..., Any]]:
     """Decorate a solver, so that its answer has a derivative.
 
@@ -110,10 +110,10 @@ class FoldedLayer(nn.Module):
         solver: Solver,
         step: Step,
         *,
-        adjoint: Adjoint | None = None,
+        adjoint: Adjoint = AUTO,
         batch_dims: int = 1,
         on_failure: OnFailure = "raise",
-        certify: Certify | None = None,
+        certify: Certify = CERTIFY,
     ) -> None:
         super().__init__()
         check_arguments(step, adjoint, batch_dims, on_failure, certify)
@@ -160,10 +160,10 @@ def _solve_and_fold(
     solver: Solver,
     step: Step,
     params: tuple[Any, ...],
-    adjoint: Adjoint | None,
+    adjoint: Adjoint,
     batch_dims: int,
     on_failure: OnFailure,
-    certify: Certify | None,
+    certify: Certify,
     once: _Once,
 ) -> Any:
     call = prepare(step, params, adjoint, batch_dims, on_failure, certify, once)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldopt._arguments import Step
+from foldopt._arguments import AUTO, CERTIFY, Step
 from foldopt._calculus import pullback
 from foldopt._call import graph_break, prepare
 from foldopt._tree import flatten, unflatten
@@ -24,7 +24,7 @@ __all__ = ["jacobian"]
 @graph_break
 @torch.no_grad()
 def jacobian(
-    step: Step, x_star: Any, *params: Any, batch_dims: int = 1, certify: Certify | None = None
+    step: Step, x_star: Any, *params: Any, batch_dims: int = 1, certify: Certify = CERTIFY
 ) -> Any:
     r"""The Jacobian ∂x*/∂c of a solution, sample by sample.
 
@@ -66,7 +66,7 @@ def jacobian(
     tensor([[[2., 0.],
              [1., 2.]]])
     """
-    call = prepare(step, params, None, batch_dims, "raise", certify)
+    call = prepare(step, params, AUTO, batch_dims, "raise", certify)
     n_weights = len(call.tensors) - sum(isinstance(leaf, Tensor) for leaf in flatten(params)[0])
     wanted = tuple(
         index >= n_weights and leaf.is_floating_point() for index, leaf in enumerate(call.tensors)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldopt._call import Adjoint, OnFailure, Step, graph_break, prepare
+from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, Step
+from foldopt._call import graph_break, prepare
 from foldopt._problem import Problem
 from foldopt._tree import Leaves, flatten, unflatten
 from foldopt.anderson import accelerate
@@ -120,10 +121,10 @@ def fixed_point(
     rtol: float | None = None,
     atol: float = 0.0,
     max_iterations: int = 1000,
-    adjoint: Adjoint | None = None,
+    adjoint: Adjoint = AUTO,
     batch_dims: int = 1,
     on_failure: OnFailure = "raise",
-    certify: Certify | None = None,
+    certify: Certify = CERTIFY,
 ) -> Any:
     r"""Find the fixed point :math:`x^\star = U(x^\star, c)` by iterating, and fold it.
 

@@ -16,6 +16,7 @@ from foldopt.linear._common import (
     target,
     tolerances,
 )
+from foldopt.linear._tiny import solve_tiny
 from foldopt.status import Status
 
 __all__ = ["Dense"]
@@ -71,6 +72,9 @@ class Dense:
 
     def solve(self, operator: LinearOperator, b: Tensor) -> LinearSolution:
         """Solve A v = b, b of shape ``(*lead, B, n)``."""
+        tiny = solve_tiny(operator, b, self.rtol, self.atol)
+        if tiny is not None:
+            return tiny
         factor = Factor.of(operator.jacobian)
         tolerance = target(b, self.rtol, self.atol)
         v = factor.solve(operator, b)

@@ -75,8 +75,12 @@ class LFPI:
             busy = (length > tolerance) & ~wild
             if k % interval == 0 and not bool(busy.any()):
                 break
-            v = torch.where(busy.unsqueeze(-1), v + step, v)
-            step = torch.where(busy.unsqueeze(-1), b + operator.phi(v) - v, step)
+            if interval == 1 and bool(busy.all()):  # the common case needs no selection
+                v = v + step
+                step = b + operator.phi(v) - v
+            else:
+                v = torch.where(busy.unsqueeze(-1), v + step, v)
+                step = torch.where(busy.unsqueeze(-1), b + operator.phi(v) - v, step)
             length = norm(step)
             iterations = iterations + busy
             wild = wild | ~(length <= 1e12 * size)
