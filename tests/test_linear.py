@@ -192,7 +192,8 @@ def test_auto_chooses() -> None:
 
     assert choice(torch.zeros(2, 30, 30, dtype=F64)) == "Auto: identity"
     assert choice(random_phi(2, 30, 0.9)) == "Auto: Dense"
-    assert choice(symmetric(2, 80, -0.1, 0.1)) == "Auto: CG"
+    assert choice(symmetric(2, 200, -0.1, 0.1)) == "Auto: CG"
+    assert choice(symmetric(2, 200, -0.1, 0.1), max_iterations=999) == "Auto: LFPI"
     assert choice(symmetric(2, 80, 0.9, 0.99)) == "Auto: Dense"
     assert choice(symmetric(2, 80, 0.9, 0.99), dense_up_to=10) == "Auto: GMRES"
 

@@ -19,11 +19,28 @@ class LinearOperator:
 
     Vectors have shape ``(*lead, B, n)``: B samples, each with its own block of Φ, and any number
     of right-hand sides in front.
+
+    Attributes
+    ----------
+    jacobian
+        The recorded step.
+    transpose
+        Which of the two.
+    symmetric
+        Whether the step says of itself that its Φ is symmetric.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from foldopt.jacobian import StepJacobian
+    >>> at = StepJacobian(lambda x, _: (0.25 * x[0],), (torch.zeros(1, 2),), (), 1, ())
+    >>> LinearOperator(at)(torch.tensor([[4.0, 8.0]]))
+    tensor([[3., 6.]])
     """
 
     jacobian: StepJacobian
     transpose: bool = True
-    symmetric: bool = False  # what the step says of its Φ
+    symmetric: bool = False
 
     def __call__(self, v: Tensor) -> Tensor:
         """A v."""

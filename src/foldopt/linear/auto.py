@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -20,16 +21,17 @@ from foldopt.linear.bicgstab import BiCGSTAB
 from foldopt.linear.cg import CG
 from foldopt.linear.dense import Dense
 from foldopt.linear.gmres import GMRES
+from foldopt.linear.lfpi import LFPI
 from foldopt.status import Status
 
 __all__ = ["Auto"]
 
 # Up to this n writing Φ out costs about as much as one product and a decision.
 _TINY = 16
-# Up to this n a direct solve is never worth avoiding: a Krylov loop's Python costs more.
+# Up to this n a direct solve is never worth avoiding: an iteration's Python costs more.
 _SMALL = 64
-# A Krylov method whose plain iteration contracts faster than this needs about ten products.
-_FAST = 0.3
+# An iteration is preferred to a direct solve where it needs fewer products than n over this.
+_LFPI_SHARE, _CG_SHARE = 4, 8
 # Φ written out, and its factors, may take so many bytes.
 _DENSE_BYTES = 2 << 30
 # The Krylov basis of GMRES may take so many bytes; past it, BiCGSTAB.
@@ -43,11 +45,15 @@ class Auto:
     1. n ≤ 16: :class:`Dense` at once.
     2. v = g if Φᵀg is negligible (Newton and active-set steps: Φ = 0): one product.
     3. n ≤ 64: :class:`Dense`.
-    4. Two more products tell how fast Φᵀ contracts. Fast: a Krylov method ends within a few
-       products; :class:`CG` if the step is marked symmetric, :class:`GMRES` else.
+    4. Two more products tell how fast Φᵀ contracts. If :class:`LFPI` (or :class:`CG`, where the
+       step is marked symmetric) is predicted to end within a fraction of n products, it is tried.
     5. Otherwise :class:`Dense` for n ≤ ``dense_up_to``, and above it :class:`CG` (symmetric),
        :class:`GMRES`, or :class:`BiCGSTAB` where GMRES would need over 1 GiB.
-    6. A Krylov method that fails is followed by :class:`Dense` where Φ fits in 2 GiB.
+    6. A method that fails is followed by the next of these, at the last by :class:`Dense` where
+       Φ fits in 2 GiB.
+
+    The prediction is a heuristic: three products see the fastest modes first, and a slow one later.
+    A wrong one costs time, never accuracy.
 
     Parameters
     ----------
@@ -71,7 +77,7 @@ class Auto:
     rtol: float | None = None
     atol: float = 0.0
     max_iterations: int = 1000
-    dense_up_to: int = 512
+    dense_up_to: int = 1024
     least_squares: bool = False
 
     def __post_init__(self) -> None:
@@ -99,15 +105,40 @@ class Auto:
             return dense.solve(operator, b)
         second = operator.phi(first)
         third = operator.phi(second)
-        slowest = (norm(third) / norm(second).clamp_min(torch.finfo(b.dtype).tiny)).max()
-        fast = bool(slowest < _FAST)
-        if not fast and n <= self.dense_up_to and fits:
+        tiny = torch.finfo(b.dtype).tiny
+        rate = float((norm(third) / norm(second).clamp_min(tiny)).max())
+        start = b + first + second
+        budget = self._iterations(operator, n, rate)
+        if budget:
+            quick = CG if operator.symmetric else LFPI
+            solution = quick(self.rtol, self.atol, budget).solve(operator, b, start)
+            if solution.solved:
+                return solution
+        if n <= self.dense_up_to and fits:
             return dense.solve(operator, b)
-        start = b + first + second if fast else b
         solution = self._krylov(operator, b.numel() * width).solve(operator, b, start)
         if fits and not solution.solved:
             return dense.solve(operator, b)
         return solution
+
+    def _iterations(self, operator: LinearOperator, n: int, rate: float) -> int:
+        """How many iterations of a cheap method to allow, 0 if a direct solve looks cheaper.
+
+        Where each product shortens the residual by ``rate``, LFPI needs log ε / log rate of them,
+        and conjugate gradients ½ √κ log 2/ε with κ = (1 + rate)/(1 − rate).
+        """
+        if not rate < 1:
+            return 0
+        digits = -math.log(self.rtol or 1e-12)
+        if operator.symmetric:
+            predicted = 0.5 * math.sqrt((1 + rate) / (1 - rate)) * (digits + 0.7)
+            share = _CG_SHARE
+        else:
+            predicted = digits / -math.log(max(rate, 1e-6))
+            share = _LFPI_SHARE
+        if predicted > n / share:
+            return 0
+        return min(self.max_iterations, 10 + 2 * int(predicted))
 
     def _krylov(self, operator: LinearOperator, vector_bytes: int) -> CG | GMRES | BiCGSTAB:
         options = (self.rtol, self.atol, self.max_iterations)

@@ -60,13 +60,15 @@ class LFPI:
         tolerances(self.rtol, self.atol)
         positive(max_iterations=self.max_iterations)
 
-    def solve(self, operator: LinearOperator, b: Tensor) -> LinearSolution:
-        """Solve A v = b, b of shape ``(*lead, B, n)``."""
+    def solve(
+        self, operator: LinearOperator, b: Tensor, start: Tensor | None = None
+    ) -> LinearSolution:
+        """Solve A v = b, b of shape ``(*lead, B, n)``, from a first guess or from v = b."""
         tolerance = target(b, self.rtol, self.atol)
         interval = check_interval(b.device)
-        v = b
         # r_k = b + Φᵀv_k − v_k = v_{k+1} − v_k: the next iterate brings its own residual.
-        step = operator.phi(v)
+        v = b if start is None else start
+        step = operator.phi(v) if start is None else b + operator.phi(v) - v
         length = first = norm(step)
         earlier, size = length, norm(b)
         iterations = torch.ones(b.shape[:-1], dtype=torch.int64, device=b.device)

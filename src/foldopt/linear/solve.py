@@ -38,6 +38,15 @@ def solve(
     -------
     LinearSolution
         v and, for each right-hand side, how it went.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from foldopt.jacobian import StepJacobian
+    >>> from foldopt.linear import GMRES, LinearOperator, solve
+    >>> at = StepJacobian(lambda x, _: (0.25 * x[0],), (torch.zeros(1, 2),), (), 1, ())
+    >>> solve(GMRES(), LinearOperator(at), torch.tensor([[3.0, 6.0]])).value
+    tensor([[4., 8.]])
     """
     if b.numel() == 0:
         count = torch.zeros(b.shape[:-1], dtype=torch.int64, device=b.device)
