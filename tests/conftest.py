@@ -11,6 +11,15 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Over tensors as small as these a second thread costs more than it brings.
+
+    On a machine whose cores are busy it costs tenfold: threads wait for each other, spinning.
+    """
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Both devices, where there are two."""

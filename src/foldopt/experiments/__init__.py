@@ -1,0 +1,1 @@
+"""The studies behind the command ``fold-opt``, one file each."""

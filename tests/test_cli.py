@@ -1,0 +1,147 @@
+"""The command line: what it runs, what it refuses, and what it says is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+import foldopt
+from foldopt import cli
+from foldopt.experiments import market, portfolio
+
+INSTALL = 'pip install "fold-opt[experiments]"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    exit_code: int
+    output: str
+
+
+def invoke(*arguments: str) -> Outcome:
+    """What a command did and said, without colours, boxes and line breaks."""
+    result = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "120"})
+    plain = re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]", "", result.output)
+    return Outcome(result.exit_code, " ".join(plain.split()))
+
+
+@pytest.fixture
+def few_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    prices = 100 * np.cumprod(1 + 0.02 * random.standard_normal((330, 4)), axis=0)
+    days = np.arange(330) + np.datetime64("2000-01-03")
+    monkeypatch.setattr(market, "load_sp500", lambda: (days, prices, tuple("ABCD")))
+
+
+def test_version() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output == f"fold-opt {foldopt.__version__}"
+
+
+def test_list_names_every_study() -> None:
+    result = invoke("list")
+    assert result.exit_code == 0
+    for name, question in cli.STUDIES.items():
+        assert name in result.output
+        assert question in result.output
+        assert invoke("run", name, "--help").exit_code == 0
+
+
+def test_run_portfolio(few_prices: None, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "new" / "folder"
+    state = torch.get_rng_state()
+    result = invoke("run", "portfolio", "--quick", "--epochs", "1", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert torch.equal(torch.get_rng_state(), state)
+    for strategy in (portfolio.TWO_STAGE, portfolio.FOLDED, portfolio.EQUAL_WEIGHTS):
+        assert strategy in result.output
+    assert "95 % over 2 seeds" in result.output
+    assert "Regret, over 2 seeds: " in result.output
+    assert (out / "portfolio.png").stat().st_size > 10_000
+    config = json.loads((out / "portfolio.json").read_text(encoding="utf-8"))["config"]
+    assert (config["seeds"], config["epochs"]) == (2, 1)
+
+
+def test_one_seed_has_no_interval(few_prices: None, tmp_path: pathlib.Path) -> None:
+    result = invoke("run", "portfolio", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "nan" not in result.output
+    assert "one value only" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing"], "No such command 'nothing'"),
+        (["run", "nothing"], "No such command 'nothing'"),
+        (["run", "portfolio", "--nothing"], "No such option: --nothing"),
+        (["run", "portfolio", "--seeds", "0"], "--seeds"),
+        (["run", "portfolio", "--epochs", "few"], "--epochs"),
+        (["run", "portfolio", "extra"], "extra"),
+    ],
+)
+def test_mistakes_exit_with_2(arguments: list[str], says: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_folder_that_cannot_be_written_fails_before_training(
+    few_prices: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(portfolio, "run", never)
+    (tmp_path / "file").write_text("in the way")
+    result = invoke("run", "portfolio", "--out", str(tmp_path / "file" / "runs"))
+    assert result.exit_code == 2
+    assert "--out" in result.output
+    assert "cannot write to" in result.output
+
+
+def test_a_writable_folder_is_left_empty(tmp_path: pathlib.Path) -> None:
+    cli.prepare_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_main_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert INSTALL in str(stopped.value.code)
+    assert module in str(stopped.value.code)
+
+
+@pytest.mark.parametrize("module", ["skfolio", "piqp"])
+def test_a_study_without_the_extra(
+    module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    result = invoke("run", "portfolio", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert INSTALL in result.output
+    assert f"cannot import {module}" in result.output
+
+
+def test_main_runs_the_application(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fold-opt", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    assert foldopt.__version__ in capsys.readouterr().out
+    assert isinstance(cli.application(), typer.Typer)
