@@ -142,21 +142,21 @@ class StepJacobian:
             out[:, part] = self.vjp(unit).transpose(0, 1)
         return out
 
-    def live_rows(self) -> Tensor:
-        """Which rows of Φ are not zero, boolean ``(B, n)``.
+    def probe(self) -> Tensor | None:
+        """Φ r, shape ``(B, n)``, for one generic r that is the same in each sample.
 
-        Φ r for one random r is zero in a component exactly where that row of Φ is zero, but for
-        a set of r of measure zero. Projections and proximal operators make such rows: a
-        coordinate held by its bound does not move.
+        It is zero in a component exactly where that row of Φ is zero, but for a set of r of measure
+        zero. Projections and proximal operators make such rows: a coordinate held by its bound does
+        not move. None if the step cannot be differentiated twice.
         """
-        like = self.layout.ravel(self.x).detach()
+        like = self.x[0]
         # A fixed irrational sequence: random enough, no generator touched, the same on each run.
-        position = torch.arange(like.shape[-1], device=like.device, dtype=torch.float64)
-        probe = (0.5 + torch.frac(position * 0.6180339887498949 + 0.1)).to(like.dtype)
+        position = torch.arange(self.layout.n, device=like.device, dtype=torch.float64)
+        r = (0.5 + torch.frac(position * 0.6180339887498949 + 0.1)).to(like.dtype)
         try:
-            return self.jvp(probe.expand_as(like).contiguous()) != 0
-        except RuntimeError:  # a step that cannot be differentiated twice: no row is known zero
-            return torch.ones_like(like, dtype=torch.bool)
+            return self.jvp(r.expand(self.layout.samples, self.layout.n).contiguous())
+        except RuntimeError:
+            return None
 
     def _pull(self, outputs: Leaves, inputs: Leaves, v: Tensor) -> Tensor:
         """Pull v of shape ``(*lead, B, n)`` back through a recorded graph."""

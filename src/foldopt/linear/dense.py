@@ -16,6 +16,7 @@ from foldopt.linear._common import (
     target,
     tolerances,
 )
+from foldopt.linear._shared import shared_rows
 from foldopt.linear._tiny import solve_tiny
 from foldopt.status import Status
 
@@ -79,8 +80,11 @@ class Dense:
         tolerance = target(b, self.rtol, self.atol)
         v = factor.solve(operator, b)
         residual = factor.residual(operator, b, v)
-        k = factor.index.shape[-1]
+        k = factor.size
         solution = finish(b, v, residual, tolerance, k, Status.BREAKDOWN, "Dense")
+        if not solution.solved and factor.shared:  # were the rows not shared after all?
+            operator.jacobian.cache["factor"] = Factor.make(operator.jacobian, sharing=False)
+            return self.solve(operator, b)
         if not solution.solved:  # one step of iterative refinement; kept where it helps
             refined = v + factor.solve(operator, residual)
             refined_residual = factor.residual(operator, b, refined)
@@ -122,11 +126,13 @@ class Factor:
     Attributes
     ----------
     lu, pivots
-        As ``torch.linalg.lu_factor`` gives them.
+        As ``torch.linalg.lu_factor`` gives them; one matrix if all samples share it.
+    size
+        k, the size of the largest S.
     index, valid
-        S as indices ``(B, k)``, and which of them are not padding.
+        S as indices ``(B, k)``, and which of them are not padding; None where S is everything.
     matrix
-        I − Φ where S is everything, else None.
+        I − Φ where it was written out in full, row by row, else None.
     singular
         Boolean ``(B,)``, None if no sample is: the smallest pivot is below n ε times the
         largest. Pivots of a partially pivoted LU bound the singular values only loosely; in
@@ -135,44 +141,56 @@ class Factor:
 
     lu: Tensor
     pivots: Tensor
-    index: Tensor
-    valid: Tensor
+    size: int
+    index: Tensor | None
+    valid: Tensor | None
     matrix: Tensor | None
     singular: Tensor | None
+    shared: bool
 
     @staticmethod
     def of(jacobian: StepJacobian) -> Factor:
         """The factors of a recorded step: made at the first call, kept for the next."""
         if "factor" not in jacobian.cache:
-            jacobian.cache["factor"] = Factor._make(jacobian)
+            jacobian.cache["factor"] = Factor.make(jacobian)
         return jacobian.cache["factor"]
 
     @staticmethod
-    def _make(jacobian: StepJacobian) -> Factor:
+    def make(jacobian: StepJacobian, sharing: bool = True) -> Factor:
+        """Write Φ out, as far as it is needed, and factor I − Φ."""
         samples, n = jacobian.layout.samples, jacobian.layout.n
-        device = jacobian.x[0].device
-        live, k = None, n
-        if n > _PROBE_ABOVE:
-            live = jacobian.live_rows()
-            k = int(live.sum(-1).max())
-        if live is None or k == n:
-            index = torch.arange(n, device=device).expand(samples, n)
-            valid = torch.ones((), dtype=torch.bool, device=device).expand(samples, n)
-            matrix = block = jacobian.dense().neg_()
+        probe = jacobian.probe() if n > _PROBE_ABOVE else None
+        k = n if probe is None else int((probe != 0).sum(-1).max())
+        shared = shared_rows(jacobian, probe, k) if sharing and probe is not None else None
+        index = valid = matrix = None
+        if probe is None or k == n:
+            one_for_all = shared is not None and bool((probe != 0).all())
+            if shared is None:
+                block = jacobian.dense().neg_()
+            elif one_for_all:
+                block = shared.unsqueeze(0).neg_()
+            else:
+                block = shared * (probe != 0).unsqueeze(-1).to(shared.dtype).neg_()
+            matrix = block if shared is None else None
         else:
+            live = probe != 0
             index = live.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :k]
             valid = live.gather(-1, index)
-            columns = index.unsqueeze(1).expand(-1, k, -1)
-            block = jacobian.rows(index, valid).gather(-1, columns).neg_()
-            block, matrix = block * valid.unsqueeze(1), None
+            columns = index.unsqueeze(1)
+            if shared is None:
+                block = jacobian.rows(index, valid).gather(-1, columns.expand(-1, k, -1))
+            else:
+                block = shared[index.unsqueeze(2), columns]
+            padding = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
+            block = block.neg_().masked_fill_(padding, 0)
         block.diagonal(dim1=-2, dim2=-1).add_(1)  # −Φ becomes I − Φ, in place
         lu, pivots, _ = torch.linalg.lu_factor_ex(block)
         singular = None
         if k:
             least, most = torch.aminmax(lu.diagonal(dim1=-2, dim2=-1).abs(), dim=-1)
-            singular = ~(least > k * torch.finfo(lu.dtype).eps * most)
+            singular = ~(least > k * torch.finfo(lu.dtype).eps * most).expand(samples)
             singular = singular if bool(singular.any()) else None
-        return Factor(lu, pivots, index, valid, matrix, singular)
+        return Factor(lu, pivots, k, index, valid, matrix, singular, shared is not None)
 
     def residual(self, operator: LinearOperator, b: Tensor, v: Tensor) -> Tensor:
         """b − A v; from Φ itself where it is at hand, which saves a product."""
@@ -182,12 +200,11 @@ class Factor:
 
     def solve(self, operator: LinearOperator, b: Tensor) -> Tensor:
         """A⁻¹ b."""
-        n, k = b.shape[-1], self.index.shape[-1]
-        if k == n:
+        if self.index is None or self.valid is None:
             return self._triangular(b, operator.transpose)
-        if k == 0:
+        if self.size == 0:
             return b + operator.phi(b)
-        index = self.index.expand(*b.shape[:-1], k)
+        index = self.index.expand(*b.shape[:-1], self.size)
         if operator.transpose:
             inner = self._triangular(b.gather(-1, index) * self.valid, True) * self.valid
             return b + operator.phi(torch.zeros_like(b).scatter_add(-1, index, inner))
@@ -199,9 +216,10 @@ class Factor:
 
     def _triangular(self, b: Tensor, transpose: bool) -> Tensor:
         """(I − Φ_SS)⁻¹ b or its transpose, right-hand sides side by side as columns."""
-        if b.dim() == 2:
-            solve = torch.linalg.lu_solve
-            return solve(self.lu, self.pivots, b.unsqueeze(-1), adjoint=transpose).squeeze(-1)
+        if len(self.lu) == 1:  # one system for all
+            columns = b.reshape(1, -1, b.shape[-1]).mT
+            x = torch.linalg.lu_solve(self.lu, self.pivots, columns, adjoint=transpose)
+            return x.mT.reshape(b.shape)
         columns = b.reshape(-1, *b.shape[-2:]).permute(1, 2, 0)
         x = torch.linalg.lu_solve(self.lu, self.pivots, columns, adjoint=transpose)
         return x.permute(2, 0, 1).reshape(b.shape)
