@@ -184,6 +184,17 @@ def test_nan_in_the_solution() -> None:
         fo.fold(newton_root, x, leaf())
 
 
+def test_nan_in_the_params_is_named_first() -> None:
+    data = C.clone()
+    data[1] = torch.nan
+    folded = fo.folded(newton_root)(
+        lambda c: fo.Solution(torch.ones_like(c), [0, Status.MAX_ITERATIONS, 0]),
+    )
+    data[[0, 2]] = 1.0
+    with pytest.raises(FoldError, match=r"1 MAX_ITERATIONS.*The params hold NaN or inf"):
+        folded(data)
+
+
 def test_the_solvers_own_status() -> None:
     codes = torch.tensor([Status.CONVERGED, Status.INFEASIBLE, Status.UNBOUNDED])
     folded = fo.folded(newton_root)(lambda c: fo.Solution(c.sqrt(), codes))

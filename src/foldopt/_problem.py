@@ -103,7 +103,10 @@ class Problem:
                 Event("forward", "solver and certificate", known, zeros, relative, seconds)
             )
         if status is not None and bool(Status.failed(status).any()):
-            message = checks.forward_message(status, relative, error_above)
+            poisoned = [
+                bool(leaf.is_floating_point() and not torch.isfinite(leaf).all()) for leaf in params
+            ]
+            message = checks.forward_message(status, relative, error_above, any(poisoned))
             checks.report(options.on_failure, message, status)
             if options.on_failure == "mask":
                 self.failed = Status.failed(status)

@@ -70,9 +70,11 @@ def forward_status(relative: Tensor, reported: Tensor | None, error_above: float
     return torch.where(off, int(Status.NOT_FIXED), status)
 
 
-def forward_message(status: Tensor, relative: Tensor, error_above: float) -> str:
+def forward_message(status: Tensor, relative: Tensor, error_above: float, poisoned: bool) -> str:
     """What to say of samples that failed on the way forward."""
     lines = [f"fold: the forward pass failed: {tally(status)}."]
+    if poisoned:
+        lines.append("The params hold NaN or inf: look there first.")
     codes = {Status(int(code)) for code in torch.unique(status[Status.failed(status)])}
     if Status.NOT_FIXED in codes:
         worst = float(relative[status == Status.NOT_FIXED].max())
