@@ -135,6 +135,43 @@ def test_mixing_is_looked_for_once_in_a_layer() -> None:
     assert len(calls) == first
 
 
+def test_the_vmap_of_old() -> None:
+    x = fo.fold(newton_root, C.sqrt(), c := leaf())
+    with pytest.raises(FoldError, match=r"Use torch.func.jacrev"):
+        torch.autograd.grad(x, c, torch.ones(4, 3, 2, dtype=F64), is_grads_batched=True)
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """Half a sine whose backward pass is not recorded, as in many old layers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return 0.5 * x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *g: Tensor) -> Tensor:
+        return 0.5 * g[0] * ctx.saved_tensors[0].cos()
+
+
+@pytest.mark.parametrize("n", [2, 60])
+def test_a_step_that_cannot_be_differentiated_twice(n: int) -> None:
+    def step(x: Tensor, c: Tensor) -> Tensor:
+        return OnceDifferentiable.apply(x) + 0.1 * x + c  # pyright: ignore
+
+    c = torch.rand(3, n, dtype=F64, requires_grad=True)
+    x_star = fo.fixed_point(lambda x, c: 0.5 * x.sin() + 0.1 * x + c, torch.zeros(3, n).double(), c)
+    x = fo.fold(step, x_star, c)
+    (first,) = torch.autograd.grad(x.sum(), c, retain_graph=True)  # needs no second derivative
+    torch.testing.assert_close(first, torch.autograd.grad(x_star.sum(), c)[0])
+    (first,) = torch.autograd.grad(x.sum(), c, create_graph=True)
+    with pytest.raises(FoldError, match="the step cannot be differentiated twice"):
+        first.sum().backward()
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(FoldError, match="twice"):
+        fo.fold(step, x_star, torch.autograd.forward_ad.make_dual(c.detach(), c.detach()))
+
+
 # -- the solution -------------------------------------------------------------------------------
 
 

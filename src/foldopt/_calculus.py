@@ -48,6 +48,11 @@ def forward_mode_active() -> bool:
     return getattr(forward_ad, "_current_level", -1) >= 0
 
 
+def batched_the_old_way(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to the vmap before ``torch.func``, which autograd still uses."""
+    return functorch.is_legacy_batchedtensor(tensor)
+
+
 def plain() -> bool:
     """Whether what is computed now is nobody's to differentiate or to map."""
     return not (torch.is_grad_enabled() or transforms_active() or forward_mode_active())

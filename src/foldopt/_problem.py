@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldopt import _calculus as calculus
 from foldopt import certify as checks
 from foldopt._tree import Layout, Leaves
 from foldopt.certify import Certify
 from foldopt.jacobian import StepJacobian
 from foldopt.linear import LinearOperator, solve
-from foldopt.status import Event, FoldWarning, Record, Status
+from foldopt.status import Event, FoldError, FoldWarning, Record, Status
 
 Update = Callable[[Leaves, Leaves], Leaves]
 Forward = Callable[["Problem", Leaves, Leaves], tuple[Leaves, Tensor | None]]
@@ -131,6 +132,12 @@ class Problem:
             lead = b.reshape(*b.shape[:-2], rows, b.shape[-2] // max(rows, 1), b.shape[-1])
             one = tuple(leaf[0] for leaf in x)
             return self._base.solve(transpose, lead, one, params).reshape(b.shape)
+        if calculus.batched_the_old_way(b):
+            raise FoldError(
+                "fold: is_grads_batched=True and jacobian(..., vectorize=True) use a vmap that "
+                "cannot enter a custom function. Use torch.func.jacrev, or torch.func.vmap over "
+                "torch.func.vjp."
+            )
         if torch.is_autocast_enabled(b.device.type):
             with torch.autocast(b.device.type, enabled=False):
                 return self._solve(transpose, b, x, params)
@@ -140,6 +147,8 @@ class Problem:
         options = self.options
         begin = time.perf_counter()
         jacobian = self.jacobian(x, params)
+        if not transpose and jacobian.layout.n * jacobian.layout.samples:
+            jacobian.transpose()  # forward mode or a second derivative: can this step give it?
         if self.failed is not None:
             b = torch.where(self.failed.unsqueeze(-1), 0, b)
         solution = solve(options.adjoint, LinearOperator(jacobian, transpose, options.symmetric), b)

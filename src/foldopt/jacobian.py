@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foldopt._calculus import pullback
 from foldopt._tree import Layout, Leaves
+from foldopt.status import FoldError
 
 __all__ = ["StepJacobian"]
 
@@ -86,12 +87,47 @@ class StepJacobian:
 
         u ↦ Φᵀ u is linear, so that its own transposed product is Φ t: recorded once, used often.
         """
-        if self._transposed is None:
-            with torch.enable_grad(), _no_inference_mode():
-                u = tuple(torch.zeros_like(leaf, requires_grad=True) for leaf in self.value)
-                self._transposed = u, pullback(self.value, self.x, u, create_graph=True)
-        u, product = self._transposed
+        u, product = self._transposed or self.transpose()
         return self._pull(product, u, t)
+
+    def transpose(self) -> tuple[Leaves, Leaves]:
+        """Record u ↦ Φᵀ u, and raise unless uᵀ(Φ t) = (Φᵀu)ᵀ t for two generic vectors.
+
+        An operation whose backward is not itself recorded (``once_differentiable``, numpy inside)
+        leaves Φ t and every second derivative without its share, and autograd says nothing.
+        """
+        if self._transposed is not None:
+            return self._transposed
+        with torch.enable_grad(), _no_inference_mode():
+            zero = tuple(torch.zeros_like(leaf, requires_grad=True) for leaf in self.value)
+            self._transposed = zero, pullback(self.value, self.x, zero, create_graph=True)
+        u, t = self._generic(0.7548776662466927), self._generic(0.5698402909980532)
+        forward, back = self.jvp(t), self.vjp(u)
+        gap = ((u * forward).sum(-1) - (back * t).sum(-1)).abs()
+        norm = torch.linalg.vector_norm
+        size = norm(u, dim=-1) * norm(forward, dim=-1) + norm(back, dim=-1) * norm(t, dim=-1)
+        eps = torch.finfo(gap.dtype).eps
+        # Where Φ = 0, both products are rounding, of the order of ε times the vectors.
+        rounding = 100 * eps * norm(u, dim=-1) * norm(t, dim=-1)
+        if bool((gap > eps**0.5 * size + rounding).any()):
+            self._transposed = None
+            raise FoldError(
+                "fold: the step cannot be differentiated twice: one of its operations does not "
+                "record its own backward pass (once_differentiable, or numpy inside a custom "
+                "autograd.Function). First-order reverse mode works; forward mode and second "
+                "derivatives need that operation written in PyTorch."
+            )
+        return self._transposed
+
+    def _generic(self, rate: float) -> Tensor:
+        """A vector ``(B, n)`` that no structure of Φ is orthogonal to, the same in each sample.
+
+        A fixed irrational sequence: random enough, no generator touched, the same on each run.
+        """
+        like = self.x[0]
+        position = torch.arange(self.layout.n, device=like.device, dtype=torch.float64)
+        row = (0.5 + torch.frac(position * rate + 0.1)).to(like.dtype)
+        return row.expand(self.layout.samples, self.layout.n).contiguous()
 
     def params_vjp(self, v: Tensor) -> list[Tensor | None]:
         """Ψᵀ v: one tensor for each parameter, None for those not wanted; v is ``(B, n)``."""
@@ -149,12 +185,8 @@ class StepJacobian:
         zero. Projections and proximal operators make such rows: a coordinate held by its bound does
         not move. None if the step cannot be differentiated twice.
         """
-        like = self.x[0]
-        # A fixed irrational sequence: random enough, no generator touched, the same on each run.
-        position = torch.arange(self.layout.n, device=like.device, dtype=torch.float64)
-        r = (0.5 + torch.frac(position * 0.6180339887498949 + 0.1)).to(like.dtype)
         try:
-            return self.jvp(r.expand(self.layout.samples, self.layout.n).contiguous())
+            return self.jvp(self._generic(0.6180339887498949))
         except RuntimeError:
             return None
 
