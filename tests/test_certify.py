@@ -172,6 +172,14 @@ def test_a_step_that_cannot_be_differentiated_twice(n: int) -> None:
         fo.fold(step, x_star, torch.autograd.forward_ad.make_dual(c.detach(), c.detach()))
 
 
+def test_a_step_whose_params_cannot_be_pushed_forward() -> None:
+    def step(x: Tensor, c: Tensor) -> Tensor:
+        return 0.5 * x + OnceDifferentiable.apply(c)  # pyright: ignore
+
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(FoldError, match="twice"):
+        fo.fold(step, C.sin(), torch.autograd.forward_ad.make_dual(C, C))
+
+
 # -- the solution -------------------------------------------------------------------------------
 
 

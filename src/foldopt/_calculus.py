@@ -8,6 +8,7 @@ transform is active.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 from torch.autograd import forward_ad
 
 from foldopt._tree import Leaves
+from foldopt.status import FoldError
 
 Function = Callable[..., Leaves]
 
@@ -91,7 +93,40 @@ def jvp(function: Function, inputs: Leaves, tangents: Leaves, like: Leaves) -> L
     zeros = tuple(torch.zeros_like(leaf) for leaf in like)
     if not inputs:
         return zeros
-    return vjp(lambda *u: vjp(function, inputs, u), zeros, tangents)
+    product = vjp(lambda *u: vjp(function, inputs, u), zeros, tangents)
+    if not transforms_active():
+        with torch.no_grad():
+            u = tuple(torch.cos(torch.arange(leaf.numel()).to(leaf)).view_as(leaf) for leaf in like)
+            check_transpose(u, product, vjp(function, inputs, u), tangents)
+    return product
+
+
+def check_transpose(u: Leaves, forward: Leaves, back: Leaves, t: Leaves) -> None:
+    """Raise unless uᵀ(J t) = (Jᵀu)ᵀ t, with J t given as ``forward`` and Jᵀu as ``back``.
+
+    J t comes from differentiating twice. An operation that does not record its own backward leaves
+    J t without its share, and autograd says nothing of it.
+    """
+
+    def dot(a: Leaves, b: Leaves) -> float:
+        return sum(float((x.detach() * y.detach()).sum()) for x, y in zip(a, b, strict=True))
+
+    def norm(a: Leaves) -> float:
+        return math.sqrt(dot(a, a))
+
+    if not u or not t:
+        return
+    eps = torch.finfo(u[0].dtype).eps
+    gap = abs(dot(u, forward) - dot(back, t))
+    size = norm(u) * norm(forward) + norm(back) * norm(t)
+    # Where J = 0, both products are rounding, of the order of ε times the vectors.
+    if gap > eps**0.5 * size + 100 * eps * norm(u) * norm(t):
+        raise FoldError(
+            "fold: the step cannot be differentiated twice: one of its operations does not record "
+            "its own backward pass (once_differentiable, or numpy inside a custom "
+            "autograd.Function). First-order reverse mode works; forward mode and second "
+            "derivatives need that operation written in PyTorch."
+        )
 
 
 def pullback(

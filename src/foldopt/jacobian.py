@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldopt._calculus import pullback
+from foldopt._calculus import check_transpose, pullback
 from foldopt._tree import Layout, Leaves
 from foldopt.status import FoldError
 
@@ -102,21 +102,11 @@ class StepJacobian:
             zero = tuple(torch.zeros_like(leaf, requires_grad=True) for leaf in self.value)
             self._transposed = zero, pullback(self.value, self.x, zero, create_graph=True)
         u, t = self._generic(0.7548776662466927), self._generic(0.5698402909980532)
-        forward, back = self.jvp(t), self.vjp(u)
-        gap = ((u * forward).sum(-1) - (back * t).sum(-1)).abs()
-        norm = torch.linalg.vector_norm
-        size = norm(u, dim=-1) * norm(forward, dim=-1) + norm(back, dim=-1) * norm(t, dim=-1)
-        eps = torch.finfo(gap.dtype).eps
-        # Where Φ = 0, both products are rounding, of the order of ε times the vectors.
-        rounding = 100 * eps * norm(u, dim=-1) * norm(t, dim=-1)
-        if bool((gap > eps**0.5 * size + rounding).any()):
+        try:
+            check_transpose((u,), (self.jvp(t),), (self.vjp(u),), (t,))
+        except FoldError:
             self._transposed = None
-            raise FoldError(
-                "fold: the step cannot be differentiated twice: one of its operations does not "
-                "record its own backward pass (once_differentiable, or numpy inside a custom "
-                "autograd.Function). First-order reverse mode works; forward mode and second "
-                "derivatives need that operation written in PyTorch."
-            )
+            raise
         return self._transposed
 
     def _generic(self, rate: float) -> Tensor:
