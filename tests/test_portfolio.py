@@ -16,18 +16,12 @@ from foldopt.experiments import mean_variance
 from foldopt.experiments.market import LAGS, Market, load_sp500, observe, split
 from foldopt.experiments.mean_variance import MeanVariance, portfolio_layer, solve
 from foldopt.learning import mean_regret, regret
+from tests.prices import invented_prices
 
 F64 = torch.float64
 GAMMA = 0.05
 OBJECTIVE = MeanVariance(GAMMA)
 DECIDE = portfolio_layer(OBJECTIVE)
-
-
-def invented_prices(days: int, n: int = 4) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    random = np.random.default_rng(0)
-    daily = 0.02 * random.standard_normal((days, n)) + 0.01 * random.standard_normal((days, 1))
-    dates = np.arange(days) + np.datetime64("2000-01-03")
-    return dates, 100 * np.cumprod(1 + daily, axis=0), tuple("ABCDEFGH"[:n])
 
 
 @pytest.fixture(scope="module")

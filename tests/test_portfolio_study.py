@@ -30,15 +30,9 @@ from foldopt.experiments.portfolio import (
 from foldopt.experiments.portfolio_figure import write_figure
 from foldopt.experiments.statistics import annual_sharpe, mean_interval
 from foldopt.learning import History
+from tests.prices import invented_prices
 
 F64 = torch.float64
-
-
-def invented_prices(days: int, n: int = 4) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    random = np.random.default_rng(0)
-    daily = 0.02 * random.standard_normal((days, n)) + 0.01 * random.standard_normal((days, 1))
-    dates = np.arange(days) + np.datetime64("2000-01-03")
-    return dates, 100 * np.cumprod(1 + daily, axis=0), tuple("ABCDEFGH"[:n])
 
 
 @pytest.fixture(scope="module")
