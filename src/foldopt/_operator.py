@@ -94,37 +94,60 @@ def need_entries(name: str, y: Tensor) -> None:
         )
 
 
+def unit_rows(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A and b with rows of length one: the same affine set.
+
+    Without it, a row much shorter than another counts as redundant in a pseudo-inverse.
+    """
+    length = length_of(A.detach())
+    length = torch.where(length > 0, length, 1)
+    return A / length.unsqueeze(-1), b / length
+
+
 def capped_pieces(y: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which entries are full and which are free (the others are zero), and whether s can be met.
 
-    At least one entry is free: at a vertex, the one that was last to become full.
+    Let g(τ) = Σᵢ clip(yᵢ − τ, 0, uᵢ), so that g(τ) = s is to be solved. At least one entry is
+    free: at a vertex, the one that was last to become full.
     """
     n, last = y.shape[-1], 2 * y.shape[-1] - 1
+    slack = 4 * n * torch.finfo(y.dtype).eps * s  # what rounding may do to a sum
     # No entry exceeds s. So a cap above s never binds, and need not enter the sums.
     cap = torch.minimum(u, s)
-    points, order = torch.cat([y, y - cap], -1).sort(dim=-1, descending=True)
+    # Let yₖ be the largest for which the caps of y₁ ≥ … ≥ yₖ make up s. Then yₖ − s ≤ τ ≤ yₖ:
+    # above it too few entries are not zero, and below it they are all full. Only what lies near
+    # this interval matters, and so entries of any size lose nothing when measured from yₖ.
+    falling, order = y.sort(dim=-1, descending=True)
+    k = (cap.gather(-1, order).cumsum(-1) < s - slack).sum(-1, keepdim=True).clamp_max(n - 1)
+    z = torch.maximum(torch.minimum(y - falling.gather(-1, k), cap), -2 * s)
+
+    # g is linear between the breakpoints zᵢ, where entry i leaves zero as τ falls, and zᵢ − uᵢ,
+    # where it is full. The first one at which g has reached s ends the piece that meets s.
+    points, order = torch.cat([z, z - cap], -1).sort(dim=-1, descending=True)
     slope = torch.where(order < n, 1, -1).cumsum(-1)
     rise = slope[..., :-1] * (points[..., :-1] - points[..., 1:])
-    sums = torch.cat([torch.zeros_like(rise[..., :1]), rise.cumsum(-1)], -1)
-    # The first breakpoint at which the sum has reached s ends the piece, and some entry rises
-    # on it. Summing from τ = ∞ downward, no partial sum before it exceeds s.
-    piece = (sums < s).sum(-1, keepdim=True).clamp(1, last)
-    high, low = points.gather(-1, piece - 1), points.gather(-1, piece)
+    g = torch.cat([torch.zeros_like(rise[..., :1]), rise.cumsum(-1)], -1)
+    piece = (g < s).sum(-1, keepdim=True).clamp(1, last)
 
-    # A vertex: to rounding, the sum is s on a whole interval of τ, where no entry is free.
-    slack = 4 * torch.finfo(y.dtype).eps * (n * s + low.abs())
-    begin = (sums < s - slack).sum(-1, keepdim=True).clamp_max(last)
-    end = ((sums <= s + slack).sum(-1, keepdim=True) - 1).clamp_min(0)
+    # By place and not by value: a piece may be narrower than the rounding of its ends.
+    position = order.argsort(dim=-1)
+    filled = (position[..., n:] < piece) & (cap == u)  # what only s holds is never full
+    free = (position[..., :n] < piece) & ~filled
+
+    # A vertex: to rounding, g is s on a whole interval of τ, where no entry is free.
+    begin = (g < s - slack).sum(-1, keepdim=True).clamp_max(last)
+    end = ((g <= s + slack).sum(-1, keepdim=True) - 1).clamp_min(0)
     right, left = points.gather(-1, begin), points.gather(-1, end)
     vertex = (begin == 0) | (end == last) | (right - left > 4 * slack)
+    # An entry may still be as far from its bound there as rounding explains.
+    above = z - 0.5 * cap >= 0.5 * (right + left)
+    # The one that is free: what only s holds, if there is such an entry.
+    rank = torch.where(cap < u, torch.inf, cap - z)
+    rank = torch.where(above & (cap > 0), rank, torch.where(s > 0, -torch.inf, y))
+    one = torch.arange(n, device=y.device) == rank.argmax(-1, keepdim=True)
 
-    middle = 0.5 * torch.where(vertex, right + left, high + low)
-    above = y - cap >= middle
-    rank = torch.where(above & (cap > 0), cap - y, torch.where(s > 0, -torch.inf, y))
-    chosen = torch.arange(n, device=y.device) == rank.argmax(-1, keepdim=True)
-    # NaN compares false, and so is free, where it shows.
-    free = torch.where(vertex, chosen, ~(y <= middle) & ~above)
-    full = above & (cap == u) & ~free
-    attainable = (s >= 0) & (u >= 0).all(-1, keepdim=True)
-    attainable = attainable & (s - slack <= cap.sum(-1, keepdim=True))
-    return full, free, attainable
+    free = torch.where(vertex, one, free)
+    full = torch.where(vertex, above & (cap == u), filled) & ~free
+    attainable = (s >= 0) & (s - slack <= cap.sum(-1, keepdim=True))
+    attainable = attainable & (u >= 0).all(-1, keepdim=True)
+    return full, free, attainable & torch.isfinite(z.sum(-1, keepdim=True))

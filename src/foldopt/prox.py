@@ -1,13 +1,20 @@
 r"""Proximal operators with closed-form derivatives: prox_g(y) = argmin_x g(x) + ½‖x − y‖².
 
 Each is written so that autograd's derivative of the formula *is* the closed form, on any device,
-batched, twice differentiable where the operator is, and under ``torch.func``.
+batched, twice differentiable where the operator is, and under ``torch.func``. At a kink, the
+derivative is that of one of the two sides: an element of the generalized Jacobian.
+
+An argument that is not of its kind, dtype or shape raises a ``TypeError`` or ``ValueError``. NaN
+in, NaN out. A weight below zero is an error as a number; as a tensor, whose values are not looked
+at (that would make the host wait for the device), it gives NaN.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from foldopt._operator import check_point, length_of, operand, valid
 
 __all__ = ["l1", "l2", "squared_l2"]
 
@@ -24,7 +31,7 @@ def l1(y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     y
         Any shape.
     weight
-        w ≥ 0, a number or a tensor that broadcasts against ``y``.
+        w ≥ 0, a number or a tensor that broadcasts to the shape of ``y``.
 
     Returns
     -------
@@ -42,8 +49,10 @@ def l1(y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     >>> prox.l1(torch.tensor([3.0, -0.5, -2.0]), 1.0)
     tensor([ 2.,  0., -1.])
     """
-    weight = torch.as_tensor(weight, dtype=y.dtype, device=y.device)
-    return torch.where(y.abs() > weight, y - y.sign() * weight, 0)
+    check_point("prox.l1", y)
+    w = operand("prox.l1: weight", weight, y, y.shape, least=0)
+    # At |y| = w the outer side counts, so that w = 0 is the identity, with Jacobian I, also at 0.
+    return valid(weight, w >= 0, torch.where(y.abs() < w, 0, y - y.sign() * w))
 
 
 def l2(y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
@@ -71,11 +80,13 @@ def l2(y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     >>> prox.l2(torch.tensor([3.0, 4.0]), 1.0)
     tensor([2.4000, 3.2000])
     """
-    weight = torch.as_tensor(weight, dtype=y.dtype, device=y.device)
-    length = _length(y)
-    outside = length > weight
+    check_point("prox.l2", y, last=True)
+    w = operand("prox.l2: weight", weight, y, y.shape[:-1], least=0)
+    length = length_of(y)
+    shrunk = length < w
     # The inner where keeps 0/0 out of the branch that the outer where discards.
-    factor = torch.where(outside, 1 - weight / torch.where(outside, length, 1), 0)
+    divisor = torch.where(shrunk | (length == 0), 1, length)
+    factor = valid(weight, w >= 0, torch.where(shrunk, 0, 1 - w / divisor))
     return factor.unsqueeze(-1) * y
 
 
@@ -87,7 +98,7 @@ def squared_l2(y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     y
         Any shape.
     weight
-        w ≥ 0, a number or a tensor that broadcasts against ``y``.
+        w ≥ 0, a number or a tensor that broadcasts to the shape of ``y``.
 
     Returns
     -------
@@ -101,11 +112,6 @@ def squared_l2(y: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     >>> prox.squared_l2(torch.tensor([2.0, -4.0]), 1.0)
     tensor([ 1., -2.])
     """
-    weight = torch.as_tensor(weight, dtype=y.dtype, device=y.device)
-    return y / (1 + weight)
-
-
-def _length(y: Tensor) -> Tensor:
-    """‖y‖ over the last dimension, with derivative 0 (and not NaN) at y = 0."""
-    square = (y * y).sum(-1)
-    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+    check_point("prox.squared_l2", y)
+    w = operand("prox.squared_l2: weight", weight, y, y.shape, least=0)
+    return valid(weight, w >= 0, y / (1 + w))

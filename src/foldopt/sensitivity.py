@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from foldopt._arguments import AUTO, CERTIFY, Step
-from foldopt._calculus import pullback
+from foldopt._calculus import pullback, transforms_active
 from foldopt._call import graph_break, prepare
+from foldopt._problem import Problem
 from foldopt._tree import flatten, unflatten
 from foldopt.certify import Certify, backward_message, parity
 from foldopt.fold import given_solution
@@ -45,13 +47,14 @@ def jacobian(
         In the structure of x, and in each of its leaves in the structure of the params (of the
         one param, if there is one): a tensor of shape ``(*batch, *x_event, *c_event)`` for a
         batched param, ``(*batch, *x_event, *c_shape)`` for one that the samples share. A param
-        counts as batched if it begins with the batch's shape and no sample depends on another's
+        counts as batched if it begins with the batch's shape and no sample's step uses another's
         entries. None for leaves that are not floating tensors.
 
     Raises
     ------
     FoldError
-        If the step does not leave ``x_star`` fixed, or I − Φ is singular.
+        If the step does not leave ``x_star`` fixed, I − Φ is singular, or a ``torch.func``
+        transform is active.
 
     References
     ----------
@@ -66,6 +69,11 @@ def jacobian(
     tensor([[[2., 0.],
              [1., 2.]]])
     """
+    if transforms_active():
+        raise FoldError(
+            "jacobian: called inside a torch.func transform, where its result would carry no "
+            "derivative. Call it outside, or apply torch.func.jacrev or jacfwd to foldopt.fold."
+        )
     call = prepare(step, params, AUTO, batch_dims, "raise", certify)
     n_weights = len(call.tensors) - sum(isinstance(leaf, Tensor) for leaf in flatten(params)[0])
     wanted = tuple(
@@ -80,12 +88,13 @@ def jacobian(
 
     found: list[Any] = [None] * len(wanted)
     for index in [index for index, want in enumerate(wanted) if want]:
-        psi, event = _psi(at, index)
-        columns = psi.reshape(*psi.shape[:2], -1).permute(2, 0, 1)
+        psi, event = _psi(at, index, _is_batched(problem, at, index))
+        columns = psi.reshape(*psi.shape[:2], math.prod(event)).permute(2, 0, 1)
         solution = solve(Dense(), LinearOperator(at, transpose=False), columns)
         if not solution.solved:
-            message = backward_message(solution.status, solution.residual, "Dense", False)
-            raise FoldError(message, solution.status)
+            status = solution.status.amax(0)  # over the columns: one for each sample
+            message = backward_message(status, solution.residual.amax(0), "Dense", False)
+            raise FoldError(message, status)
         # (p, B, n) to one (*batch, *x_event, *c_event) for each leaf of x.
         blocks = [
             block.movedim(0, -1).reshape(*at.layout.batch, *shape, *event)
@@ -107,7 +116,7 @@ def _in_params(arranged: tuple[Any, ...], params: tuple[Any, ...]) -> Any:
     return arranged[0] if len(params) == 1 else arranged
 
 
-def _psi(at: StepJacobian, index: int) -> tuple[Tensor, torch.Size]:
+def _psi(at: StepJacobian, index: int, batched: bool) -> tuple[Tensor, torch.Size]:
     """Ψ for one param, ``(B, n, *event)``, and that event shape."""
     layout, param = at.layout, at.params[index]
     samples, n, dims = layout.samples, layout.n, len(layout.batch)
@@ -126,7 +135,7 @@ def _psi(at: StepJacobian, index: int) -> tuple[Tensor, torch.Size]:
         except RuntimeError:  # an operation without a batching rule
             return torch.stack([one(v) for v in cotangents])
 
-    if _is_batched(at, param):
+    if batched:
         found = rows(unit.expand(n, samples, n).contiguous())
         event = param.shape[dims:]
         return found.reshape(n, samples, *event).transpose(0, 1), event
@@ -140,16 +149,29 @@ def _psi(at: StepJacobian, index: int) -> tuple[Tensor, torch.Size]:
     return torch.stack(per_sample), param.shape
 
 
-def _is_batched(at: StepJacobian, param: Tensor) -> bool:
-    """Whether each sample depends on its own entries of the param only."""
-    layout = at.layout
+def _is_batched(problem: Problem, at: StepJacobian, index: int) -> bool:
+    """Whether the param has a row for each sample, and no sample uses another's."""
+    layout, param = at.layout, at.params[index]
     if param.shape[: len(layout.batch)] != layout.batch:
         return False
+    rows = (layout.samples, -1) if param.numel() else (layout.samples, 0)
     like = layout.ravel(at.x).detach()
     for chosen in parity(layout.samples, like.device):
+        # Some samples' cotangents must not reach the others' rows.
         cotangent = chosen.to(like.dtype).unsqueeze(-1).expand_as(like).contiguous()
         (grad,) = pullback(at.value, (param,), layout.unravel(cotangent))
-        others = grad.reshape(layout.samples, -1)[~chosen]
-        if bool((others != 0).any()):
+        if bool((grad.reshape(rows)[~chosen] != 0).any()):
+            return False
+        # A derivative may be zero at this one point, as that of M x in M at x = 0. So NaN in the
+        # others' rows must not reach these samples either.
+        spoilt = param.detach().reshape(rows).clone()
+        spoilt[~chosen] = torch.nan
+        leaves = list(at.params)
+        leaves[index] = spoilt.reshape(param.shape)
+        try:
+            value = layout.ravel(problem.update(at.x, tuple(leaves)))
+        except RuntimeError:  # a step that refuses NaN says nothing
+            continue
+        if bool(value[chosen].isnan().any()):
             return False
     return True

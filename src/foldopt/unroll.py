@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, Step
+from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, Step, to_tensor
 from foldopt._call import graph_break, prepare
 from foldopt._problem import Problem
 from foldopt._tree import Leaves, flatten, unflatten
 from foldopt.anderson import accelerate
 from foldopt.certify import Certify
 from foldopt.fold import run
+from foldopt.linear._common import tolerances
 from foldopt.status import Status
 
 __all__ = ["fixed_point", "unfold", "unroll"]
@@ -30,7 +31,8 @@ def unroll(step: Step, x0: Any, *params: Any, iterations: int) -> Any:
     step
         ``step(x, *params) -> x``, in PyTorch.
     x0
-        Where to start: a tensor, or a nested tuple, list or dict of tensors. It is detached.
+        Where to start: a tensor or numpy array, or a nested tuple, list or dict of them. It is
+        detached.
     *params
         As for :func:`~foldopt.fold`.
     iterations
@@ -43,8 +45,8 @@ def unroll(step: Step, x0: Any, *params: Any, iterations: int) -> Any:
 
     Raises
     ------
-    ValueError
-        If ``iterations`` is negative.
+    TypeError, ValueError
+        If ``step`` is not callable, or ``iterations`` not an integer of 0 or more.
 
     References
     ----------
@@ -59,9 +61,10 @@ def unroll(step: Step, x0: Any, *params: Any, iterations: int) -> Any:
     >>> c.grad
     tensor([[0.2500]])
     """
-    if iterations < 0:
-        raise ValueError(f"iterations must be 0 or more, got {iterations!r}")
-    x = _detached(x0)
+    if not callable(step):
+        raise TypeError(f"step must be callable, step(x, *params) -> x, got {type(step).__name__}")
+    _whole("iterations", iterations, 0)
+    x = _start(x0, params)
     for _ in range(iterations):
         x = step(x, *params)
     return x
@@ -79,7 +82,7 @@ def unfold(step: Step, x_star: Any, *params: Any, iterations: int) -> Any:
     step
         ``step(x, *params) -> x``, in PyTorch.
     x_star
-        The fixed point. It is detached.
+        The fixed point, as for :func:`~foldopt.fold`. It is detached.
     *params
         As for :func:`~foldopt.fold`.
     iterations
@@ -92,8 +95,8 @@ def unfold(step: Step, x_star: Any, *params: Any, iterations: int) -> Any:
 
     Raises
     ------
-    ValueError
-        If ``iterations`` is negative.
+    TypeError, ValueError
+        If ``step`` is not callable, or ``iterations`` not an integer of 0 or more.
 
     References
     ----------
@@ -140,9 +143,10 @@ def fixed_point(
     *params
         As for :func:`~foldopt.fold`.
     method
-        ``"anderson"``: Anderson acceleration, or ``"plain"``: :math:`x_{k+1} = U(x_k, c)`.
+        ``"anderson"``: Anderson acceleration, which restarts from its best iterate with plain
+        steps where it leads astray, or ``"plain"``: :math:`x_{k+1} = U(x_k, c)`.
     history
-        How many earlier iterates Anderson acceleration combines.
+        How many earlier iterates Anderson acceleration combines with the current one.
     rtol, atol
         A sample stops once ‖U(x) − x‖ ≤ atol + rtol (1 + ‖x‖). ``rtol=None``: 1.1e-11 in float64,
         1.4e-5 in float32.
@@ -179,10 +183,9 @@ def fixed_point(
     """
     if method not in ("anderson", "plain"):
         raise ValueError(f"method must be 'anderson' or 'plain', got {method!r}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be 1 or more, got {max_iterations!r}")
-    if history < 1:
-        raise ValueError(f"history must be 1 or more, got {history!r}")
+    _whole("max_iterations", max_iterations, 1)
+    _whole("history", history, 1)
+    tolerances(rtol, atol)
     call = prepare(step, params, adjoint, batch_dims, on_failure, certify)
     starts = call.take_solution(x0)
     keep = history if method == "anderson" else 0
@@ -202,6 +205,16 @@ def fixed_point(
     return run(call, iterate, starts)
 
 
-def _detached(x: Any) -> Any:
+def _start(x: Any, params: tuple[Any, ...]) -> Any:
+    """x detached; numpy arrays take dtype and device of the first floating param."""
+    found = [leaf for leaf in flatten(params)[0] if isinstance(leaf, Tensor)]
+    like = next((leaf for leaf in found if leaf.is_floating_point()), None)
     leaves, spec = flatten(x)
-    return unflatten([leaf.detach() for leaf in leaves], spec)
+    dtype, device = (None, None) if like is None else (like.dtype, like.device)
+    return unflatten([to_tensor(leaf, dtype, device) for leaf in leaves], spec)
+
+
+def _whole(name: str, value: int, least: int) -> None:
+    """Raise unless ``value`` is an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of {least} or more, got {value!r}")

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from foldopt.steps._step import (
     Step,
+    check_functions,
     descend,
     objective_gradient,
+    positions_of,
     positive_step_size,
     select,
 )
@@ -21,7 +23,7 @@ __all__ = ["gradient", "projected_gradient", "proximal_gradient"]
 def gradient(objective: Callable[..., Tensor], step_size: float | Tensor) -> Step:
     r"""Gradient descent, :math:`U(x, c) = x - \alpha \nabla_x f(x, c)`.
 
-    :math:`\Phi = I - \alpha \nabla^2 f` is symmetric; ρ(Φ) < 1 for
+    :math:`\Phi = I - \alpha \nabla^2 f` is symmetric for one α; ρ(Φ) < 1 for
     :math:`0 < \alpha < 2/\lambda_{\max}` where the Hessian is positive definite. Every stationary
     point is a fixed point for every α, so that a fold works for any α > 0; α decides only how fast
     an iterative adjoint converges.
@@ -40,8 +42,9 @@ def gradient(objective: Callable[..., Tensor], step_size: float | Tensor) -> Ste
 
     Raises
     ------
-    ValueError
-        If ``step_size`` is not above zero, or the objective's shape does not fit x.
+    TypeError, ValueError
+        If an argument is not of its kind, ``step_size`` is not above zero, or the objective's
+        shape does not fit x.
 
     References
     ----------
@@ -57,12 +60,15 @@ def gradient(objective: Callable[..., Tensor], step_size: float | Tensor) -> Ste
     >>> torch.round(c.grad, decimals=3)
     tensor([[1., 0.]])
     """
+    check_functions(objective=objective)
     positive_step_size(step_size)
 
     def update(x: Any, *params: Any) -> Any:
         return descend(x, objective_gradient(objective, x, params), step_size)
 
-    return Step(update, symmetric=True, name="gradient")
+    # Different step sizes within a sample scale the rows of the Hessian, and Φ is not symmetric.
+    uniform = not isinstance(step_size, Tensor) or step_size.numel() == 1
+    return Step(update, symmetric=uniform, name="gradient")
 
 
 def projected_gradient(
@@ -87,7 +93,9 @@ def projected_gradient(
         The projection on the feasible set, ``projection(y, *selected)``; see
         :mod:`foldopt.projections`.
     step_size
-        α > 0, a number or a constant tensor that broadcasts against x.
+        α > 0, a number or a constant tensor that broadcasts against x. Within a sample it may vary
+        only if the projection treats each coordinate on its own, as that on a box does: else the
+        fixed point is not the solution.
     projection_params
         Which of the params, by position, the projection takes after y. None by default.
 
@@ -98,9 +106,9 @@ def projected_gradient(
 
     Raises
     ------
-    ValueError
-        If ``step_size`` is not above zero, a position in ``projection_params`` does not exist, or
-        the objective's shape does not fit x.
+    TypeError, ValueError
+        If an argument is not of its kind, ``step_size`` is not above zero, a position in
+        ``projection_params`` does not exist, or the objective's shape does not fit x.
 
     References
     ----------
@@ -117,8 +125,9 @@ def projected_gradient(
     >>> c.grad
     tensor([[ 0.5000, -0.5000,  0.0000]])
     """
+    check_functions(objective=objective, projection=projection)
     positive_step_size(step_size)
-    chosen = tuple(projection_params)
+    chosen = positions_of("projection_params", projection_params)
 
     def update(x: Any, *params: Any) -> Any:
         y = descend(x, objective_gradient(objective, x, params), step_size)
@@ -159,9 +168,9 @@ def proximal_gradient(
 
     Raises
     ------
-    ValueError
-        If ``step_size`` is not above zero, a position in ``prox_params`` does not exist, or the
-        objective's shape does not fit x.
+    TypeError, ValueError
+        If an argument is not of its kind, ``step_size`` is not above zero, a position in
+        ``prox_params`` does not exist, or the objective's shape does not fit x.
 
     References
     ----------
@@ -181,8 +190,9 @@ def proximal_gradient(
     >>> lam.grad
     tensor(-1.)
     """
+    check_functions(objective=objective, prox=prox)
     positive_step_size(step_size)
-    chosen = tuple(prox_params)
+    chosen = positions_of("prox_params", prox_params)
 
     def update(x: Any, *params: Any) -> Any:
         y = descend(x, objective_gradient(objective, x, params), step_size)
