@@ -52,11 +52,14 @@ def accelerate(
         residual = value - x
         length = norm(residual)
         first = length if k == 0 else first
-        improved = ~done & (length < best_length)
+        # The iterate that meets the tolerance is the answer, also if a smaller x had a smaller
+        # residual and did not: the tolerance grows with ‖x‖.
+        reached = length <= atol + rtol * (1 + norm(x))
+        improved = ~done & (reached | (length < best_length))
         best = torch.where(improved.unsqueeze(-1), x, best)
         best_value = torch.where(improved.unsqueeze(-1), value, best_value)
         best_length = torch.where(improved, length, best_length)
-        done = done | (length <= atol + rtol * (1 + norm(x)))
+        done = done | reached
         # Overflow is near, or has come, and no acceleration is to blame.
         unaided = (plain > 0) if history and k else torch.ones_like(done)
         gone = gone | (~done & unaided & ~(length <= 1e12 * (1 + first)))
