@@ -84,6 +84,20 @@ def test_mask_of_a_failed_linear_solve() -> None:
     assert seen[1].status.tolist() == [0, Status.BREAKDOWN, 0]
 
 
+def test_a_masked_sample_is_not_warned_of_as_well() -> None:
+    phi = torch.tensor([[0.1], [0.95]], dtype=F64)  # the second is near, and not yet there
+    c, start = torch.ones(2, 1, dtype=F64), torch.tensor([[0.0], [19.9]], dtype=F64)
+    x = fo.fixed_point(
+        lambda x, c: phi * x + c,
+        start,
+        c,
+        method="plain",
+        max_iterations=30,
+        on_failure="mask",
+    )
+    torch.testing.assert_close(x[0], 1 / (1 - phi[0]))
+
+
 def test_mask_when_every_sample_has_failed() -> None:
     c = leaf()
     x = fo.fold(newton_root, torch.full_like(C, torch.nan), c, on_failure="mask")

@@ -105,6 +105,7 @@ every = pytest.mark.parametrize("name", NAMES)
 
 @every
 @given(three=points(3), size=sizes)
+@settings(deadline=None)
 def test_projects(name: str, three: list[Tensor], size: float) -> None:
     """Feasible, at the foot of the variational inequality, idempotent and nonexpansive."""
     y, z, whole = three
@@ -160,6 +161,7 @@ caps = st.one_of(st.integers(0, 2).map(float), st.just(torch.inf), st.floats(0.0
 
 
 @given(y=points(), data=st.data())
+@settings(deadline=None)
 def test_capped_simplex_agrees_with_bisection(y: Tensor, data: st.DataObject) -> None:
     n = len(y)
     cap = torch.tensor(data.draw(st.lists(caps, min_size=n, max_size=n)), dtype=F64)
@@ -172,6 +174,7 @@ def test_capped_simplex_agrees_with_bisection(y: Tensor, data: st.DataObject) ->
 
 
 @given(y=points(), total=sizes)
+@settings(deadline=None)
 def test_simplex_is_the_capped_simplex_without_a_cap(y: Tensor, total: float) -> None:
     for cap in (torch.inf, total, 1e300):
         torch.testing.assert_close(
@@ -197,7 +200,7 @@ UNIT: dict[str, tuple[Operator, Callable[[float, torch.dtype], tuple[Any, ...]]]
 
 @every
 @given(y=st.lists(st.floats(-3, 3), min_size=3, max_size=3))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_equivariant_under_scaling(name: str, y: list[float]) -> None:
     project, parameters = UNIT[name]
     point = torch.tensor(y, dtype=F64)

@@ -34,6 +34,7 @@ every = pytest.mark.parametrize("operator", ALL.values(), ids=ALL.keys())
 
 
 @given(y=points(), w=sizes)
+@settings(deadline=None)
 def test_l1_leaves_a_subgradient_of_the_norm(y: Tensor, w: float) -> None:
     x = prox.l1(y, w)
     gap = y - x
@@ -42,6 +43,7 @@ def test_l1_leaves_a_subgradient_of_the_norm(y: Tensor, w: float) -> None:
 
 
 @given(y=points(), w=sizes)
+@settings(deadline=None)
 def test_l2_leaves_a_subgradient_of_the_norm(y: Tensor, w: float) -> None:
     x = prox.l2(y, w)
     gap, length = y - x, torch.linalg.vector_norm(x)
@@ -51,6 +53,7 @@ def test_l2_leaves_a_subgradient_of_the_norm(y: Tensor, w: float) -> None:
 
 
 @given(y=points(), w=sizes)
+@settings(deadline=None)
 def test_squared_l2_leaves_the_gradient(y: Tensor, w: float) -> None:
     x = prox.squared_l2(y, w)
     torch.testing.assert_close(y - x, w * x)
@@ -70,17 +73,20 @@ def test_minimises_as_a_solver_does(name: str) -> None:
 
 @every
 @given(pair=points(2), w=sizes)
+@settings(deadline=None)
 def test_firmly_nonexpansive(operator: Operator, pair: list[Tensor], w: float) -> None:
     (y, z), (p, q) = pair, (operator(point, w) for point in pair)
     assert ((p - q) ** 2).sum() <= ((p - q) * (y - z)).sum() + 1e-10
 
 
 @given(y=points(), w=sizes)
+@settings(deadline=None)
 def test_moreau_l2_and_ball(y: Tensor, w: float) -> None:
     torch.testing.assert_close(prox.l2(y, w) + projections.ball(y, w), y)
 
 
 @given(y=points(), w=sizes)
+@settings(deadline=None)
 def test_moreau_l1_and_box(y: Tensor, w: float) -> None:
     torch.testing.assert_close(prox.l1(y, w) + projections.box(y, -w, w), y)
 
@@ -153,7 +159,7 @@ def test_vmap_of_grad_over_points_and_weights(operator: Operator) -> None:
 
 @every
 @given(y=points())
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_equivariant_under_scaling(operator: Operator, y: Tensor) -> None:
     for scale in (1e-8, 1e8):
         weight = 1.5 if operator is prox.squared_l2 else 1.5 * scale

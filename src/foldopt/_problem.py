@@ -118,6 +118,7 @@ class Problem:
             self._recorded = (_identity(x, params), jacobian)
         if not worst <= warn_above:
             near = (relative > warn_above) & (relative <= error_above)
+            near = near if self.failed is None else near & ~self.failed  # reported already
             if bool(near.any()):
                 message = checks.near_message(torch.where(near, relative, 0), warn_above)
                 warnings.warn(message, FoldWarning, stacklevel=2)

@@ -94,7 +94,8 @@ def forward_message(status: Tensor, relative: Tensor, error_above: float, poison
     if codes - {Status.NOT_FIXED, Status.NONFINITE}:
         lines.append(
             "The other statuses are the solver's own report: there is no solution to "
-            "differentiate there. Check those samples' problem data or the solver's limits."
+            "differentiate there. Check those samples' problem data or the solver's limits "
+            "(fixed_point: max_iterations, rtol, method, or a step with a smaller step size)."
         )
     lines.append("on_failure='mask' gives failed samples a zero gradient and keeps the others.")
     return " ".join(lines)

@@ -170,7 +170,7 @@ def _is_batched(problem: Problem, at: StepJacobian, index: int) -> bool:
         leaves[index] = spoilt.reshape(param.shape)
         try:
             value = layout.ravel(problem.update(at.x, tuple(leaves)))
-        except RuntimeError:  # a step that refuses NaN says nothing
+        except Exception:  # a step that refuses NaN says nothing
             continue
         if bool(value[chosen].isnan().any()):
             return False
