@@ -11,6 +11,7 @@ from torch import Tensor
 from foldopt.linear._common import (
     LinearOperator,
     LinearSolution,
+    default_rtol,
     finish,
     norm,
     positive,
@@ -108,7 +109,7 @@ class Auto:
         tiny = torch.finfo(b.dtype).tiny
         rate = float((norm(third) / norm(second).clamp_min(tiny)).max())
         start = b + first + second
-        budget = self._iterations(operator, n, rate)
+        budget = self._iterations(operator.symmetric, b, rate)
         if budget:
             quick = CG if operator.symmetric else LFPI
             solution = quick(self.rtol, self.atol, budget).solve(operator, b, start)
@@ -121,7 +122,7 @@ class Auto:
             return dense.solve(operator, b)
         return solution
 
-    def _iterations(self, operator: LinearOperator, n: int, rate: float) -> int:
+    def _iterations(self, symmetric: bool, b: Tensor, rate: float) -> int:
         """How many iterations of a cheap method to allow, 0 if a direct solve looks cheaper.
 
         Where each product shortens the residual by ``rate``, LFPI needs log ε / log rate of them,
@@ -129,14 +130,14 @@ class Auto:
         """
         if not rate < 1:
             return 0
-        digits = -math.log(self.rtol or 1e-12)
-        if operator.symmetric:
+        digits = -math.log(self.rtol or default_rtol(b.dtype))
+        if symmetric:
             predicted = 0.5 * math.sqrt((1 + rate) / (1 - rate)) * (digits + 0.7)
             share = _CG_SHARE
         else:
             predicted = digits / -math.log(max(rate, 1e-6))
             share = _LFPI_SHARE
-        if predicted > n / share:
+        if predicted > b.shape[-1] / share:
             return 0
         return min(self.max_iterations, 10 + 2 * int(predicted))
 
