@@ -22,7 +22,7 @@ LONGEST = 300
 
 # A new module or subpackage needs a place here, and in the table of CONTRIBUTING.md.
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("status", "_tree", "_calculus"),
+    0: ("status", "step", "_tree", "_calculus"),
     1: ("jacobian", "_operator", "prox", "projections"),
     2: ("linear",),
     3: (
@@ -36,7 +36,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "anderson",
         "sensitivity",
     ),
-    4: ("steps", "solvers", "diagnose"),
+    4: ("operators", "steps", "solvers", "diagnose"),
     5: ("nn", "cvxpy"),
     6: ("learning",),
     7: ("experiments", "cli"),

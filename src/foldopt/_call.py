@@ -216,6 +216,7 @@ def prepare(
         certify=certify,
         record=active_record(),
         symmetric=bool(getattr(step, "symmetric", False)),
+        newton=bool(getattr(step, "newton", False)),
         names=names(len(given), n_weights, params, unknown),
         wanted=wanted,
         recording=torch.is_grad_enabled(),

@@ -33,6 +33,7 @@ class Options:
     certify: Certify
     record: Record | None
     symmetric: bool  # the step says that its Φ is symmetric
+    newton: bool  # the step says that its Φ is zero
     names: tuple[str, ...]  # of the params' leaves; "" for those that may go unused
     wanted: tuple[bool, ...]  # the leaves that may be differentiated
     recording: bool  # whether autograd is on
@@ -152,7 +153,8 @@ class Problem:
             jacobian.transpose()  # forward mode or a second derivative: can this step give it?
         if self.failed is not None:
             b = torch.where(self.failed.unsqueeze(-1), 0, b)
-        solution = solve(options.adjoint, LinearOperator(jacobian, transpose, options.symmetric), b)
+        operator = LinearOperator(jacobian, transpose, options.symmetric, options.newton)
+        solution = solve(options.adjoint, operator, b)
         if options.record is not None:
             status = solution.status
             if self.failed is not None:

@@ -23,6 +23,7 @@ from foldopt._call import Call, graph_break, prepare
 from foldopt._problem import Forward, Problem
 from foldopt._tree import Leaves, floating, given, put, split, spread, to_front
 from foldopt.certify import Certify
+from foldopt.step import bind
 
 __all__ = ["fold"]
 
@@ -246,6 +247,7 @@ def fold(
     tensor([[0.2500],
             [0.1667]], dtype=torch.float64)
     """
+    step, params = bind(step, params)
     call = prepare(step, params, adjoint, batch_dims, on_failure, certify)
     starts = call.take_solution(x_star)
     return run(call, given_solution, starts)

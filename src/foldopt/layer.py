@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, Step, check_arguments
 from foldopt._call import Call, graph_break, prepare
 from foldopt._problem import Forward, Problem
-from foldopt._tree import Leaves
+from foldopt._tree import Leaves, flatten, unflatten
 from foldopt.certify import Certify
 from foldopt.fold import run
 from foldopt.status import FoldError, Solution
+from foldopt.step import bind
 
 __all__ = ["FoldedLayer", "folded"]
 
@@ -166,8 +168,30 @@ def _solve_and_fold(
     certify: Certify,
     once: _Once,
 ) -> Any:
+    solver, step, params = _bind(solver, step, params)
     call = prepare(step, params, adjoint, batch_dims, on_failure, certify, once)
     return run(call, _by_solver(solver, call), ())
+
+
+def _bind(solver: Solver, step: Step, params: tuple[Any, ...]) -> tuple[Solver, Step, tuple]:
+    """Precompute what the step asks for; the solver goes on with the params as they were given.
+
+    Both kinds then travel side by side, the solver's cut from the graph: their derivative is zero.
+    """
+    bound, prepared = bind(step, params)
+    if bound is step:
+        return solver, step, params
+    leaves, spec = flatten(params)
+    held = unflatten([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+
+    def update(x: Any, _held: Any, prepared: Any) -> Any:
+        return bound.update(x, *prepared)
+
+    return (
+        functools.wraps(solver)(lambda held, _prepared: solver(*held)),
+        dataclasses.replace(bound, update=update),
+        (held, prepared),
+    )
 
 
 def _by_solver(solver: Solver, call: Call) -> Forward:

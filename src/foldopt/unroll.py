@@ -16,6 +16,7 @@ from foldopt.certify import Certify
 from foldopt.fold import run
 from foldopt.linear._common import tolerances
 from foldopt.status import Status
+from foldopt.step import bind
 
 __all__ = ["fixed_point", "unfold", "unroll"]
 
@@ -65,6 +66,7 @@ def unroll(step: Step, x0: Any, *params: Any, iterations: int) -> Any:
         raise TypeError(f"step must be callable, step(x, *params) -> x, got {type(step).__name__}")
     _whole("iterations", iterations, 0)
     x = _start(x0, params)
+    step, params = bind(step, params)
     for _ in range(iterations):
         x = step(x, *params)
     return x
@@ -186,6 +188,7 @@ def fixed_point(
     _whole("max_iterations", max_iterations, 1)
     _whole("history", history, 1)
     tolerances(rtol, atol)
+    step, params = bind(step, params)
     call = prepare(step, params, adjoint, batch_dims, on_failure, certify)
     starts = call.take_solution(x0)
     keep = history if method == "anderson" else 0

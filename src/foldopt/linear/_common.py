@@ -28,6 +28,8 @@ class LinearOperator:
         Which of the two.
     symmetric
         Whether the step says of itself that its Φ is symmetric.
+    newton
+        Whether the step says of itself that its Φ is zero.
 
     Examples
     --------
@@ -41,6 +43,7 @@ class LinearOperator:
     jacobian: StepJacobian
     transpose: bool = True
     symmetric: bool = False
+    newton: bool = False
 
     def __call__(self, v: Tensor) -> Tensor:
         """A v."""

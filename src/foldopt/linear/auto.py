@@ -43,7 +43,7 @@ _BASIS_BYTES = 1 << 30
 class Auto:
     """Choose the adjoint's solver from n, from what the step says of Φ, and from three products.
 
-    1. n ≤ 16: :class:`Dense` at once.
+    1. n ≤ 16: :class:`Dense` at once, unless the step says that its Φ is zero.
     2. v = g if Φᵀg is negligible (Newton and active-set steps: Φ = 0): one product.
     3. n ≤ 64: :class:`Dense`.
     4. Two more products tell how fast Φᵀ contracts. If :class:`LFPI` (or :class:`CG`, where the
@@ -88,7 +88,7 @@ class Auto:
     def solve(self, operator: LinearOperator, b: Tensor) -> LinearSolution:
         """Solve A v = b, b of shape ``(*lead, B, n)``."""
         dense = Dense(self.rtol, self.atol, self.least_squares)
-        if b.shape[-1] <= _TINY and not self.least_squares:
+        if b.shape[-1] <= _TINY and not (self.least_squares or operator.newton):
             return _named(dense.solve(operator, b))
         tolerance = target(b, self.rtol, self.atol)
         first = operator.phi(b)  # with v = b the residual b − A v is Φᵀb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foldopt.steps._step import Step
+from foldopt.step import Step
 from foldopt.steps.gradient import gradient, projected_gradient, proximal_gradient
 
 __all__ = ["Step", "gradient", "projected_gradient", "proximal_gradient"]

@@ -1,8 +1,7 @@
-"""What a step may say of itself."""
+"""What the builders of steps share: gradients, checked arguments."""
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,37 +11,6 @@ from torch import Tensor
 
 from foldopt import _calculus as calculus
 from foldopt._tree import flatten, unflatten
-
-__all__ = ["Step"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """An update U(x, *params) with what is known of its Φ = ∂U/∂x.
-
-    Parameters
-    ----------
-    update
-        ``update(x, *params) -> x``.
-    symmetric
-        Φ is symmetric at the fixed point: :class:`~foldopt.Auto` may use conjugate gradients.
-    name
-        For messages.
-
-    Examples
-    --------
-    >>> from foldopt.steps import Step
-    >>> halve = Step(lambda x, c: 0.5 * (x + c), symmetric=True, name="halve")
-    >>> halve(2.0, 4.0)
-    3.0
-    """
-
-    update: Callable[..., Any]
-    symmetric: bool = False
-    name: str = "step"
-
-    def __call__(self, x: Any, *params: Any) -> Any:
-        return self.update(x, *params)
 
 
 def objective_gradient(objective: Callable[..., Tensor], x: Any, params: tuple[Any, ...]) -> Any:

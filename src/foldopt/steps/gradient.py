@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from foldopt.step import Step
 from foldopt.steps._step import (
-    Step,
     check_functions,
     descend,
     objective_gradient,
