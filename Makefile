@@ -27,6 +27,7 @@ format: .venv/.test
 
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[experiments,cvxpy,dev]"
+	$(PIP) --no-deps qpth  # asks for numpy < 2, and runs with any
 	touch $@ .venv/.demo
 
 clean:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foldopt import projections, prox, steps
+from foldopt import nn, operators, projections, prox, steps
 from foldopt.certify import Certify
 from foldopt.fold import fold
 from foldopt.layer import FoldedLayer, folded
@@ -32,6 +32,8 @@ __all__ = [
     "fold",
     "folded",
     "jacobian",
+    "nn",
+    "operators",
     "projections",
     "prox",
     "record",

@@ -217,7 +217,7 @@ def prepare(
         record=active_record(),
         symmetric=bool(getattr(step, "symmetric", False)),
         newton=bool(getattr(step, "newton", False)),
-        names=names(len(given), n_weights, params, unknown),
+        names=names(len(given), n_weights, params, unknown or getattr(step, "bound", False)),
         wanted=wanted,
         recording=torch.is_grad_enabled(),
         look_for_mixing=look_for_mixing,

@@ -31,6 +31,8 @@ class Step:
     readout
         ``readout(x, *precomputed)``: the solution of the problem, where the state x that the step
         iterates is something else (a dual variable, say); see :meth:`solution`.
+    bound
+        Set by :meth:`bind`: the params are precomputed, and one that goes unused is no mistake.
 
     Examples
     --------
@@ -46,6 +48,7 @@ class Step:
     newton: bool = False
     precompute: Callable[..., tuple[Any, ...]] | None = None
     readout: Callable[..., Any] | None = None
+    bound: bool = False
 
     def __call__(self, x: Any, *params: Any) -> Any:
         step, prepared = self.bind(*params)
@@ -60,7 +63,8 @@ class Step:
         """The same step without ``precompute``, and the params that it takes instead."""
         if self.precompute is None:
             return self, params
-        return dataclasses.replace(self, precompute=None), tuple(self.precompute(*params))
+        bound = dataclasses.replace(self, precompute=None, bound=True)
+        return bound, tuple(self.precompute(*params))
 
 
 def bind(step: Callable[..., Any], params: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

@@ -1,0 +1,10 @@
+"""Ready layers: each pairs a solver with a step."""
+
+from __future__ import annotations
+
+from foldopt.nn._optimizer import FoldedOptimizer, Options
+from foldopt.nn.f_fdpg import f_fdpg
+from foldopt.nn.f_pgd import f_pgd_a, f_pgd_b
+from foldopt.nn.f_sqp import f_sqp
+
+__all__ = ["FoldedOptimizer", "Options", "f_fdpg", "f_pgd_a", "f_pgd_b", "f_sqp"]

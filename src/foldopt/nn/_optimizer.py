@@ -1,0 +1,208 @@
+"""A folded optimizer as a module: a step, a solver, and the way from one's answer to the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, check_arguments
+from foldopt._tree import flatten, unflatten
+from foldopt.certify import Certify
+from foldopt.layer import folded
+from foldopt.status import Solution
+from foldopt.step import Step
+from foldopt.unroll import fixed_point
+
+__all__ = ["DEFAULT", "FoldedOptimizer", "Options", "like", "start_of"]
+
+Solver = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a folded optimizer folds, and how it iterates where it has no solver.
+
+    Parameters
+    ----------
+    adjoint, on_failure, certify
+        As for :func:`~foldopt.fold`.
+    batch_dims
+        1 for x of shape ``(B, n)``, 0 for one instance ``(n,)``.
+    rtol, max_iterations
+        Of the loop that stands in for a solver: see :func:`~foldopt.fixed_point`.
+
+    Examples
+    --------
+    >>> import foldopt as fo
+    >>> fo.nn.Options(adjoint=fo.GMRES(), on_failure="warn").on_failure
+    'warn'
+    """
+
+    adjoint: Adjoint = AUTO
+    on_failure: OnFailure = "raise"
+    certify: Certify = CERTIFY
+    batch_dims: int = 1
+    rtol: float | None = None
+    max_iterations: int = 1000
+
+
+DEFAULT = Options()
+
+
+class FoldedOptimizer(nn.Module):
+    """An optimization problem as a layer: what ``f_pgd_a`` and its kin return.
+
+    Parameters
+    ----------
+    step
+        The update that is folded, with a readout where its state is not x.
+    to_state
+        ``to_state(found, *params)``: from what a solver returns, or from a starting point, to the
+        state of the step.
+    solver
+        ``solver(*params)``: any code that returns x, or the state of the step; None: the step is
+        iterated, from the x0 that the call then needs.
+    options
+        See :class:`Options`.
+    name
+        For messages.
+
+    Examples
+    --------
+    >>> import torch, foldopt as fo
+    >>> layer = fo.nn.f_sqp(lambda x, c: ((x - c) ** 2).sum(), equality=lambda x, c: x.sum() - 1)
+    >>> c = torch.tensor([[0.5, 1.0]], requires_grad=True)
+    >>> x = layer(c, x0=torch.zeros(1, 2))
+    >>> x
+    tensor([[0.2500, 0.7500]], grad_fn=...)
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        to_state: Callable[..., Any],
+        solver: Solver | None,
+        options: Options,
+        name: str,
+    ) -> None:
+        super().__init__()
+        if solver is not None and not callable(solver):
+            raise TypeError(f"{name}: solver must be callable, got {type(solver).__name__}")
+        if not isinstance(options, Options):
+            raise TypeError(f"{name}: options must be nn.Options(...), got {options!r}")
+        check_arguments(
+            step, options.adjoint, options.batch_dims, options.on_failure, options.certify
+        )
+        self.step = step
+        self.to_state = to_state
+        self.solver = solver
+        self.options = options
+        self.name = name
+
+    def forward(self, *params: Any, x0: Tensor | None = None) -> Any:
+        """The solution x, differentiable in every param.
+
+        Parameters
+        ----------
+        *params
+            What objective and constraints take after x.
+        x0
+            Where to start, ``(B, n)``, if there is no solver.
+        """
+        step, prepared = self.step.bind(*params)
+        if self.solver is None:
+            state = self._iterate(step, prepared, params, x0)
+        else:
+            state = self._fold(step, prepared, params, self.solver)
+        return state if step.readout is None else step.readout(state, *prepared)
+
+    def fold(self, x_star: Any, *params: Any) -> Any:
+        """Give a solution that is already there its derivative.
+
+        Parameters
+        ----------
+        x_star
+            x, ``(B, n)``, or the state of the step.
+        *params
+            What objective and constraints take after x.
+        """
+        step, prepared = self.step.bind(*params)
+        state = self._fold(step, prepared, params, lambda *_: x_star)
+        return state if step.readout is None else step.readout(state, *prepared)
+
+    def extra_repr(self) -> str:
+        solver = getattr(self.solver, "__name__", type(self.solver).__name__)
+        return f"{self.name}, solver={solver if self.solver else 'the step itself'}"
+
+    def _fold(
+        self, step: Step, prepared: tuple[Any, ...], params: tuple[Any, ...], solver: Solver
+    ) -> Any:
+        """Fold with the params at the solver's side, cut from the graph, and the prepared ones."""
+        leaves, spec = flatten(params)
+        held = unflatten([_cut(leaf) for leaf in leaves], spec)
+
+        def solve(held: tuple[Any, ...], _prepared: Any) -> Any:
+            found = solver(*held)
+            found, status = found if isinstance(found, Solution) else (found, None)
+            return Solution(self.to_state(found, *held), status)
+
+        def update(state: Any, _held: Any, prepared: tuple[Any, ...]) -> Any:
+            return step.update(state, *prepared)
+
+        inner = dataclasses.replace(step, update=update, bound=True)
+        options = self.options
+        return folded(
+            inner,
+            adjoint=options.adjoint,
+            batch_dims=options.batch_dims,
+            on_failure=options.on_failure,
+            certify=options.certify,
+        )(solve)(held, prepared)
+
+    def _iterate(
+        self,
+        step: Step,
+        prepared: tuple[Any, ...],
+        params: tuple[Any, ...],
+        x0: Tensor | None,
+    ) -> Any:
+        options = self.options
+        with torch.no_grad():
+            start = self.to_state(x0, *params)
+        return fixed_point(
+            dataclasses.replace(step, bound=True),
+            start,
+            *prepared,
+            rtol=options.rtol,
+            max_iterations=options.max_iterations,
+            adjoint=options.adjoint,
+            batch_dims=options.batch_dims,
+            on_failure=options.on_failure,
+            certify=options.certify,
+        )
+
+
+def _cut(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def start_of(name: str, x0: Any) -> Tensor:
+    if not isinstance(x0, Tensor):
+        raise ValueError(
+            f"{name}: there is no solver, and so a call needs a tensor to start from: "
+            f"layer(*params, x0=…), got {x0!r}"
+        )
+    return x0.detach()
+
+
+def like(found: Any, params: tuple[Any, ...]) -> Tensor:
+    """What a solver returned, numpy in the dtype of the params."""
+    if isinstance(found, Tensor):
+        return found.detach()
+    floating = [p for p in params if isinstance(p, Tensor) and p.is_floating_point()]
+    like = floating[0] if floating else torch.zeros((), dtype=torch.float64)
+    return torch.as_tensor(found, dtype=like.dtype, device=like.device)

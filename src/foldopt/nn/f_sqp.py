@@ -1,0 +1,97 @@
+"""f-SQP: sequential quadratic programming, folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, start_of
+from foldopt.operators import Method, PrimalDual
+from foldopt.operators.quadratic_program import Solver as InnerSolver
+from foldopt.steps import multipliers, sqp
+from foldopt.steps._program import Program
+
+__all__ = ["f_sqp"]
+
+Function = Callable[..., Tensor]
+
+
+def f_sqp(
+    objective: Function,
+    inequality: Function | None = None,
+    equality: Function | None = None,
+    *,
+    solver: Solver | None = None,
+    step_size: float = 1.0,
+    method: Method = "active_set",
+    inner_solver: InnerSolver | None = None,
+    shared: Sequence[int] = (),
+    options: Options = DEFAULT,
+) -> FoldedOptimizer:
+    r"""Fold sequential quadratic programming, for any smooth program, convex or not.
+
+    :math:`\min f(x)` s.t. :math:`g(x) \le 0,\ h(x) = 0`, with the step of
+    :func:`~foldopt.steps.sqp`: Φ = 0 for α = 1, and the adjoint is one product.
+
+    Parameters
+    ----------
+    objective
+        ``objective(x, *params)`` of *one* sample, x of shape ``(n,)``, in PyTorch: one number.
+    inequality, equality
+        g and h, of one sample: a vector, or a list of tensors to join. None: there are none.
+    solver
+        ``solver(*params)`` gives x, or x with multipliers (a
+        :class:`~foldopt.operators.PrimalDual` or a tuple of three); they are found by least squares
+        where it does not. None: the step is iterated from ``x0``, which converges from nearby.
+    step_size
+        α, 0 < α ≤ 1.
+    method
+        How the inner program is differentiated, see :func:`~foldopt.operators.quadratic_program`.
+    inner_solver, shared, options
+        As for :func:`f_pgd_a`.
+
+    Returns
+    -------
+    FoldedOptimizer
+        ``layer(*params) -> x``, as for :func:`f_pgd_a`.
+
+    Raises
+    ------
+    TypeError, ValueError, FoldError
+        As for :func:`f_pgd_a`; no constraint need be affine.
+
+    References
+    ----------
+    arXiv 2301.12047, Section 5 (f-SQP), eq. 31 and 32.
+
+    Examples
+    --------
+    >>> import torch, foldopt as fo
+    >>> def farthest_right(radius):  # any solver
+    ...     return torch.cat([radius, torch.zeros_like(radius)], -1)
+    >>> layer = fo.nn.f_sqp(lambda x, r: -x[0], lambda x, r: x @ x - r**2, solver=farthest_right)
+    >>> r = torch.tensor([[2.0]], requires_grad=True)
+    >>> layer(r)[0, 0].backward()
+    >>> r.grad
+    tensor([[1.]])
+    """
+    step = sqp(
+        objective, inequality, equality, step_size,
+        method=method, solver=inner_solver, shared=shared,
+    )  # fmt: skip
+    program = Program.of(objective, inequality, equality, shared, "f_sqp")
+    find = multipliers(objective, inequality, equality, shared=shared)
+
+    def to_state(found: Any, *params: Any) -> PrimalDual:
+        if isinstance(found, (tuple, list)) and len(found) == 3:
+            return PrimalDual(*map(torch.as_tensor, found))
+        if solver is None:  # a starting point: nothing is known of the multipliers
+            x = start_of("f_sqp", found)
+            m, k = program.counts(x, params)
+            return PrimalDual(x, x.new_zeros(*x.shape[:-1], m), x.new_zeros(*x.shape[:-1], k))
+        return find(like(found, params), *params)
+
+    return FoldedOptimizer(step, to_state, solver, options, "f_sqp")
