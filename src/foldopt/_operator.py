@@ -1,9 +1,11 @@
-"""What the closed-form operators share: their arguments looked at, a safe norm, their pieces."""
+"""What the closed-form operators share: their arguments, a safe norm, a search, their pieces."""
 
 from __future__ import annotations
 
+import inspect
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,16 @@ def check_point(name: str, y: Tensor, *, last: bool = False) -> None:
         raise TypeError(f"{name}: y must be a real floating-point tensor, got {seen}")
     if last and y.dim() == 0:
         raise ValueError(f"{name}: y must have shape (*batch, n), got a tensor of shape ()")
+
+
+def check_matrix(name: str, y: Tensor, *, square: bool = False) -> None:
+    """Raise unless y is a matrix, or a batch of them, in single or double precision."""
+    check_point(name, y)
+    if y.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name}: y must be float32 or float64, got {y.dtype}")
+    if y.dim() < 2 or (square and y.shape[-1] != y.shape[-2]):
+        wanted = "(*batch, n, n)" if square else "(*batch, m, n)"
+        raise ValueError(f"{name}: y must have shape {wanted}, got {tuple(y.shape)}")
 
 
 def operand(
@@ -102,6 +114,59 @@ def unit_rows(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     length = length_of(A.detach())
     length = torch.where(length > 0, length, 1)
     return A / length.unsqueeze(-1), b / length
+
+
+def block_means(y: Tensor, begins: Tensor) -> Tensor:
+    """The mean of y over blocks of neighbours in the last dimension, at each of their places.
+
+    ``begins`` is the mask of the blocks' first places.
+    """
+    place = torch.arange(y.shape[-1], device=y.device)
+    first = torch.where(begins, place, 0).cummax(-1).values
+    # Measured from its first entry, a block loses no digits to a large common part.
+    base = y.detach().gather(-1, first)
+    total = torch.zeros_like(y).scatter_add(-1, first, y - base)
+    size = torch.zeros_like(y).scatter_add(-1, first, torch.ones_like(y))
+    return base + (total / size.clamp_min(1)).gather(-1, first)
+
+
+def search(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """``function(*tensors)``, constant for every derivative: what an operator finds by a loop.
+
+    The loop may end by the values, under ``torch.func`` too: the function gets plain tensors.
+    Those of all of them have the same leading dimensions, any number of them.
+    """
+    return _Search.apply(function, *(tensor.detach() for tensor in tensors))
+
+
+def none(condition: Tensor) -> bool:
+    """Whether a condition holds nowhere, for a loop to end; on the meta device it holds nowhere."""
+    return condition.device.type == "meta" or not bool(condition.any())
+
+
+class _Search(torch.autograd.Function):
+    """A function whose inputs ``torch.func`` unwraps, and whose outputs have no derivative."""
+
+    @staticmethod
+    def forward(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> Any:
+        return function(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, function: Any, *tensors: Tensor) -> Any:
+        grown = [
+            tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            for tensor, dim in zip(tensors, in_dims[1:], strict=True)
+        ]
+        found = _Search.apply(function, *grown)
+        return found, (0,) * len(found)
+
+
+# ``Function.apply`` inspects this signature at every call, which takes longer than a short search.
+_Search.forward.__signature__ = inspect.signature(_Search.forward)  # pyright: ignore
 
 
 def capped_pieces(y: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
