@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from foldopt import nn, operators, projections, prox, steps
+from foldopt import diagnose, nn, operators, projections, prox, steps
 from foldopt.certify import Certify
+from foldopt.diagnose import backward_trace, spectral_radius, tune_step_size
 from foldopt.fold import fold
 from foldopt.layer import FoldedLayer, folded
 from foldopt.linear import CG, GMRES, LFPI, Auto, BiCGSTAB, Dense
@@ -28,6 +29,8 @@ __all__ = [
     "Record",
     "Solution",
     "Status",
+    "backward_trace",
+    "diagnose",
     "fixed_point",
     "fold",
     "folded",
@@ -37,7 +40,9 @@ __all__ = [
     "projections",
     "prox",
     "record",
+    "spectral_radius",
     "steps",
+    "tune_step_size",
     "unfold",
     "unroll",
 ]
