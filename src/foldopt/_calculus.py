@@ -76,7 +76,13 @@ def vjp(function: Function, inputs: Leaves, cotangents: Leaves) -> Leaves:
     if not inputs:
         return ()
     if transforms_active():
-        return torch.func.vjp(function, *inputs)[1](cotangents)
+        # The gradient of uᵀf, and not torch.func.vjp: that pulls back after its level has ended,
+        # and asserts ("escaped?", torch 2.13) where an input goes unused below another transform.
+        def weighted(*at: Tensor) -> Tensor:
+            pairs = zip(function(*at), cotangents, strict=True)
+            return torch.stack([(leaf * u).sum() for leaf, u in pairs]).sum()
+
+        return torch.func.grad(weighted, tuple(range(len(inputs))))(*inputs)
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         nodes = tuple(alias(leaf) for leaf in inputs)

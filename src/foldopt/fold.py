@@ -37,8 +37,10 @@ class Fold(torch.autograd.Function):
     @staticmethod
     def forward(problem: Problem, n_starts: int, *tensors: Tensor) -> Leaves:
         x = problem.run(tensors[:n_starts], tensors[n_starts:])
-        # Autograd needs outputs that are not inputs; a view will do.
-        return tuple(leaf.view_as(leaf) for leaf in x)
+        # Autograd needs outputs that are not inputs. A view will do, but with dual numbers only the
+        # first of several views gets its tangent (torch 2.13).
+        copy = len(x) > 1 and calculus.forward_mode_active()
+        return tuple(leaf.clone() if copy else leaf.view_as(leaf) for leaf in x)
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple, output: Leaves) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -136,7 +137,7 @@ class FoldedOptimizer(nn.Module):
 
     def extra_repr(self) -> str:
         solver = getattr(self.solver, "__name__", type(self.solver).__name__)
-        return f"{self.name}, solver={solver if self.solver else 'the step itself'}"
+        return f"{self.name}, solver={'the step itself' if self.solver is None else solver}"
 
     def _fold(
         self, step: Step, prepared: tuple[Any, ...], params: tuple[Any, ...], solver: Solver
@@ -190,19 +191,21 @@ def _cut(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
-def start_of(name: str, x0: Any) -> Tensor:
-    if not isinstance(x0, Tensor):
+def start_of(name: str, x0: Any, params: tuple[Any, ...]) -> Tensor:
+    """A starting point, or a given solution: a tensor or an array."""
+    if not isinstance(x0, (Tensor, np.ndarray)):
         raise ValueError(
             f"{name}: there is no solver, and so a call needs a tensor to start from: "
             f"layer(*params, x0=…), got {x0!r}"
         )
-    return x0.detach()
+    return like(x0, params)
 
 
 def like(found: Any, params: tuple[Any, ...]) -> Tensor:
     """What a solver returned, numpy in the dtype of the params."""
     if isinstance(found, Tensor):
         return found.detach()
-    floating = [p for p in params if isinstance(p, Tensor) and p.is_floating_point()]
+    leaves = [leaf for leaf in flatten(params)[0] if isinstance(leaf, Tensor)]
+    floating = [leaf for leaf in leaves if leaf.is_floating_point()]
     like = floating[0] if floating else torch.zeros((), dtype=torch.float64)
     return torch.as_tensor(found, dtype=like.dtype, device=like.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,19 +14,18 @@ from foldopt.operators.polyhedron import polyhedron
 from foldopt.operators.quadratic_program import Solver as InnerSolver
 from foldopt.operators.quadratic_program import check_method
 from foldopt.step import Step
-from foldopt.steps._program import Program
+from foldopt.steps._program import Constraint, Function, Program
 from foldopt.steps._step import detached, positive_step_size
 
 __all__ = ["f_pgd_a", "f_pgd_b"]
 
-Function = Callable[..., Tensor]
 StepSize = float | Literal["auto"]
 
 
 def f_pgd_a(
     objective: Function,
-    inequality: Function | None = None,
-    equality: Function | None = None,
+    inequality: Constraint | None = None,
+    equality: Constraint | None = None,
     *,
     solver: Solver | None = None,
     step_size: StepSize = "auto",
@@ -102,8 +101,8 @@ def f_pgd_a(
 
 def f_pgd_b(
     objective: Function,
-    inequality: Function | None = None,
-    equality: Function | None = None,
+    inequality: Constraint | None = None,
+    equality: Constraint | None = None,
     *,
     solver: Solver | None = None,
     step_size: StepSize = "auto",
@@ -158,8 +157,8 @@ def f_pgd_b(
 def _pgd(
     name: str,
     objective: Function,
-    inequality: Function | None,
-    equality: Function | None,
+    inequality: Constraint | None,
+    equality: Constraint | None,
     solver: Solver | None,
     step_size: StepSize,
     method: Any,
@@ -183,7 +182,7 @@ def _pgd(
         forward = x - alpha * program.gradient(x, params)
         return polyhedron(
             forward, G, matvec(G, y) - g, A, matvec(A, y) - h,
-            method=method, start=y, solver=inner_solver,
+            method=method, start=y, solver=inner_solver, certify=options.certify,
         )  # fmt: skip
 
     def auto(x: Tensor, params: tuple[Any, ...]) -> Tensor:
@@ -193,7 +192,7 @@ def _pgd(
         return torch.where(size > 0, 1 / torch.where(size > 0, size, 1), 1)
 
     def to_state(found: Any, *params: Any) -> Tensor:
-        x = start_of(name, found) if solver is None else like(found, params)
+        x = start_of(name, found, params) if solver is None else like(found, params)
         _check_affine(name, program, x, params)
         return x
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, start_of
 from foldopt.operators import Method, PrimalDual
 from foldopt.operators.quadratic_program import Solver as InnerSolver
 from foldopt.steps import multipliers, sqp
-from foldopt.steps._program import Program
+from foldopt.steps._program import Constraint, Function
 
 __all__ = ["f_sqp"]
-
-Function = Callable[..., Tensor]
 
 
 def f_sqp(
     objective: Function,
-    inequality: Function | None = None,
-    equality: Function | None = None,
+    inequality: Constraint | None = None,
+    equality: Constraint | None = None,
     *,
     solver: Solver | None = None,
     step_size: float = 1.0,
@@ -80,18 +75,14 @@ def f_sqp(
     """
     step = sqp(
         objective, inequality, equality, step_size,
-        method=method, solver=inner_solver, shared=shared,
+        method=method, solver=inner_solver, certify=options.certify, shared=shared,
     )  # fmt: skip
-    program = Program.of(objective, inequality, equality, shared, "f_sqp")
     find = multipliers(objective, inequality, equality, shared=shared)
 
     def to_state(found: Any, *params: Any) -> PrimalDual:
         if isinstance(found, (tuple, list)) and len(found) == 3:
-            return PrimalDual(*map(torch.as_tensor, found))
-        if solver is None:  # a starting point: nothing is known of the multipliers
-            x = start_of("f_sqp", found)
-            m, k = program.counts(x, params)
-            return PrimalDual(x, x.new_zeros(*x.shape[:-1], m), x.new_zeros(*x.shape[:-1], k))
-        return find(like(found, params), *params)
+            return PrimalDual(*(like(part, params) for part in found))
+        x = start_of("f_sqp", found, params) if solver is None else like(found, params)
+        return find(x, *params)
 
     return FoldedOptimizer(step, to_state, solver, options, "f_sqp")

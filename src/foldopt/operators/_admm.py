@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from foldopt.operators._inverse import matvec, symmetric_inverse
-from foldopt.operators._kkt import PrimalDual
+from foldopt.operators._kkt import PrimalDual, row_lengths
 
 __all__ = ["precompute", "readout", "state_of", "update"]
 
@@ -35,16 +35,19 @@ def precompute(
     A: Tensor,
     b: Tensor,
     C: Tensor | None,
-    lower: Tensor,
-    upper: Tensor,
+    lower: Tensor | None,
+    upper: Tensor | None,
     penalty: Tensor | float,
 ) -> tuple[Any, ...]:
     """What the iteration needs of the params: S, s̄ = C x̄, the bounds, and (T, x̄) for x.
 
     Shapes: Q ``(*batch, n, n)``, A ``(*batch, k, n)``, C ``(*batch, m, n)`` or None for I; a matrix
-    without batch dimensions serves all samples. ``penalty`` is a number or ``(*batch,)``.
+    without batch dimensions serves all samples; a bound that is None is absent. ``penalty`` is a
+    number or ``(*batch,)``.
     """
     n = Q.shape[-1]
+    length = row_lengths(A)  # rows of length one: what their dependence means is then one thing
+    A, b = A / length.unsqueeze(-1), b / length
     rho = torch.as_tensor(penalty, dtype=Q.dtype, device=Q.device)[..., None, None]
     square = torch.eye(n, dtype=Q.dtype, device=Q.device) if C is None else C.mT @ C
     top = Q + rho * square
@@ -63,18 +66,21 @@ def precompute(
     T = rho * (M_xx if C is None else M_xx @ C.mT)
     # From [x; ν] = M [ρCᵀ(z − s) − p; b]:
     start = matvec(M_bx.mT, b) - matvec(M_xx, p)
-    T_nu = rho * (M_bx if C is None else M_bx @ C.mT)
-    start_nu = matvec(M[..., n:, n:], b) - matvec(M_bx, p)
+    T_nu = rho * (M_bx if C is None else M_bx @ C.mT) / length.unsqueeze(-1)
+    start_nu = (matvec(M[..., n:, n:], b) - matvec(M_bx, p)) / length
     S, shift = (T, start) if C is None else (C @ T, matvec(C, start))
     return S, shift, lower, upper, T, start, T_nu, start_nu, rho[..., 0]
 
 
-def _clip(w: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _clip(w: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:
     """clip(w, l, u), differentiable in the bounds; a bound that is met exactly counts as active."""
-    return torch.where(w <= lower, lower, torch.where(w >= upper, upper, w))
+    z = w if upper is None else torch.where(w >= upper, upper, w)
+    return z if lower is None else torch.where(w <= lower, lower, z)
 
 
-def update(w: Tensor, S: Tensor, shift: Tensor, lower: Tensor, upper: Tensor, *_: Any) -> Tensor:
+def update(
+    w: Tensor, S: Tensor, shift: Tensor, lower: Tensor | None, upper: Tensor | None, *_: Any
+) -> Tensor:
     """One step of w."""
     z = _clip(w, lower, upper)
     return matvec(S, 2 * z - w) + shift + (w - z)
@@ -84,8 +90,8 @@ def readout(
     w: Tensor,
     S: Tensor,
     shift: Tensor,
-    lower: Tensor,
-    upper: Tensor,
+    lower: Tensor | None,
+    upper: Tensor | None,
     T: Tensor,
     start: Tensor,
     T_nu: Tensor,

@@ -29,34 +29,58 @@ def symmetric_inverse(matrix: Tensor) -> Tensor:
 
 
 def _invert(K: Tensor) -> Tensor:
-    n = K.shape[-1]
     if K.numel() == 0:
         return torch.zeros_like(K)
-    finite = torch.isfinite(K).flatten(-2).all(-1)
+    eps = torch.finfo(K.dtype).eps
+    finite = torch.isfinite(K).flatten(-2).all(-1)[..., None, None]
     # What is not finite goes through as NaN: LAPACK may refuse it, or never return.
-    eye = torch.eye(n, dtype=K.dtype, device=K.device)
-    safe = torch.where(finite[..., None, None], K, eye)
+    safe = torch.where(finite, K, torch.eye(K.shape[-1], dtype=K.dtype, device=K.device))
     M, info = torch.linalg.inv_ex(safe)
-    gap = (safe @ M - eye).abs().flatten(-2).amax(-1)
-    singular = (info != 0) | ~(gap <= torch.finfo(K.dtype).eps ** 0.4)
-    if bool(singular.any()):
-        M = torch.where(singular[..., None, None], _pseudo_inverse(safe), M)
-    return torch.where(finite[..., None, None], M, torch.nan)
+    # A bound on the condition number. Not K M − I: that is small for an inverse of rounding too.
+    regular = (info == 0)[..., None, None] & (_condition(safe, M) <= eps**-0.5)
+    if not bool(regular.all()):
+        M = torch.where(regular, M, _invert_scaled(safe))
+    return torch.where(finite, M, torch.nan)
 
 
-def _pseudo_inverse(K: Tensor) -> Tensor:
-    """From the eigenvalues; those below ε^0.6 of the largest count as zero.
+def _condition(K: Tensor, M: Tensor) -> Tensor:
+    """n max|K| max|M|, ``(*batch, 1, 1)``."""
+    reach = K.abs().amax((-2, -1), keepdim=True) * M.abs().amax((-2, -1), keepdim=True)
+    return K.shape[-1] * reach
 
-    Rows of very different length (a Hessian of 1e6 beside constraints of 1) are first brought to
-    one scale, K = S K' S with S diagonal, so that no short row is taken for a dependent one.
+
+def _invert_scaled(K: Tensor) -> Tensor:
+    """The inverse or the pseudo-inverse, once all rows have been brought to one scale.
+
+    K = S K' S with S diagonal, so that rows of very different length (a Hessian of 1e6 beside
+    constraints of 1) lose no digits, and no short row is taken for a dependent one. Eigenvalues of
+    K' below ε^0.6 of the largest count as zero.
     """
-    scale = K.abs().amax(-1).clamp_min(torch.finfo(K.dtype).tiny).sqrt()
-    scaled = K / scale.unsqueeze(-1) / scale.unsqueeze(-2)
-    values, vectors = torch.linalg.eigh(scaled)
-    small = values.abs() <= torch.finfo(K.dtype).eps ** 0.6 * values.abs().amax(-1, keepdim=True)
+    eps = torch.finfo(K.dtype).eps
+    scale = torch.ones_like(K[..., 0])
+    for _ in range(8):  # each halves the logarithms of the rows' lengths
+        row = K.abs().amax(-1).sqrt()
+        row = torch.where(row > 0, row, 1)
+        K = K / row.unsqueeze(-1) / row.unsqueeze(-2)
+        scale = scale * row
+    M, info = torch.linalg.inv_ex(K)
+    regular = (info == 0)[..., None, None] & (_condition(K, M) <= eps**-0.6)
+    M = M / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+    return M if bool(regular.all()) else torch.where(regular, M, _pseudo_inverse(K, scale))
+
+
+def _pseudo_inverse(K: Tensor, scale: Tensor) -> Tensor:
+    """That of S K S, with S = diag(scale): P S⁻¹K⁺S⁻¹ P, with P the projection on its range."""
+    eps = torch.finfo(K.dtype).eps
+    values, vectors = torch.linalg.eigh(K)
+    small = values.abs() <= eps**0.6 * values.abs().amax(-1, keepdim=True)
     inverse = torch.where(small, 0, 1 / torch.where(small, 1, values))
+    vectors = vectors / scale.unsqueeze(-1)
     M = (vectors * inverse.unsqueeze(-2)) @ vectors.mT
-    return M / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+    length = torch.linalg.vector_norm(vectors, dim=-2, keepdim=True)
+    null = torch.where(small.unsqueeze(-2), vectors / length, 0)
+    P = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device) - null @ torch.linalg.pinv(null)
+    return P @ M @ P.mT
 
 
 class _Inverse(torch.autograd.Function):

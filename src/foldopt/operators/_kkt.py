@@ -74,9 +74,24 @@ def kkt_matrix(H: Tensor, G: Tensor, A: Tensor, active: Tensor) -> Tensor:
 
 
 def kkt_inverse(H: Tensor, G: Tensor, A: Tensor, active: Tensor) -> Tensor:
-    """M, the inverse of F', as a constant."""
+    """M, the inverse of F', as a constant.
+
+    It is found with H of size one and rows of length one, lest the smaller of two scales count as
+    zero; where constraints are dependent, the multipliers are of least norm in these units.
+    """
     H, G, A = H.detach(), G.detach(), A.detach()
-    return symmetric_inverse(kkt_matrix(H, G, A, active)).detach()
+    size = H.abs().amax((-2, -1)) if H.shape[-1] else H.new_ones(H.shape[:-2])
+    root = torch.where(size > 0, size, 1).sqrt().unsqueeze(-1)
+    of_rows = [(root / row_lengths(J)).expand(*size.shape, J.shape[-2]) for J in (G, A)]
+    unit = torch.cat([(1 / root).expand(*size.shape, H.shape[-1]), *of_rows], -1)
+    K = kkt_matrix(H, G, A, active) * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+    return (symmetric_inverse(K) * unit.unsqueeze(-1) * unit.unsqueeze(-2)).detach()
+
+
+def row_lengths(J: Tensor) -> Tensor:
+    """The length of each row, and 1 for a row of zeros; a constant, ``(*batch, m)``."""
+    length = torch.linalg.vector_norm(J.detach(), dim=-1)
+    return torch.where(length > 0, length, 1)
 
 
 def kkt_residual(
@@ -97,7 +112,7 @@ def least_squares_multipliers(gradient: Tensor, g: Tensor, G: Tensor, A: Tensor)
         return g.new_zeros(*g.shape[:-1], 0)
     # Rows of one length, or else a short one would hardly count.
     rows = torch.cat([G, A], -2)
-    length = torch.linalg.vector_norm(rows, dim=-1).clamp_min(torch.finfo(G.dtype).tiny)
+    length = row_lengths(rows)
     weight = torch.cat([g / length[..., :m], g.new_zeros(*g.shape[:-1], k)], -1)
     system = torch.cat([(rows / length.unsqueeze(-1)).mT, torch.diag_embed(weight)], -2)
     right = torch.cat([-gradient, gradient.new_zeros(*gradient.shape[:-1], m + k)], -1)

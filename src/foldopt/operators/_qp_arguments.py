@@ -16,11 +16,11 @@ __all__ = ["as_point", "blocks_of", "check_convex", "flat_start"]
 
 
 def check_convex(Q: Tensor) -> None:
-    if not bool(torch.isfinite(Q).all()):
-        return  # reported as not finite
-    size = Q.abs().amax((-2, -1)) if Q.numel() else Q.new_zeros(Q.shape[0])
     eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    shift = (torch.finfo(Q.dtype).eps ** 0.6 * size + torch.finfo(Q.dtype).tiny)[:, None, None]
+    finite = torch.isfinite(Q).flatten(1).all(-1)[:, None, None]
+    Q = torch.where(finite, Q, eye)  # what is not finite is reported as that
+    size = Q.abs().amax((-2, -1), keepdim=True) if Q.numel() else Q.new_zeros(len(Q), 1, 1)
+    shift = torch.finfo(Q.dtype).eps ** 0.6 * size + torch.finfo(Q.dtype).tiny
     info = torch.linalg.cholesky_ex(Q + shift * eye)[1]
     if bool((info != 0).any()):
         first = int(torch.nonzero(info)[0])
@@ -31,7 +31,12 @@ def check_convex(Q: Tensor) -> None:
 
 
 def as_point(found: Any, qp: QP) -> PrimalDual:
-    point = PrimalDual(*found) if isinstance(found, (tuple, list)) and len(found) == 3 else None
+    point = None
+    if isinstance(found, (tuple, list)) and len(found) == 3:
+        like = {"dtype": qp.p.dtype, "device": qp.p.device}
+        point = PrimalDual(
+            *(part if isinstance(part, Tensor) else torch.as_tensor(part, **like) for part in found)
+        )
     wanted = [tuple(block.shape) for block in (qp.p, qp.h, qp.b)]
     seen = None if point is None else [tuple(part.shape) for part in point]
     if point is None or seen != wanted:

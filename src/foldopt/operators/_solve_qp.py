@@ -41,8 +41,8 @@ class QP:
         rows = torch.where(rows > tiny, rows, 1)
         columns = torch.linalg.vector_norm(self.A, dim=-1)
         columns = torch.where(columns > tiny, columns, 1)
-        size = torch.linalg.matrix_norm(self.Q, dim=(-2, -1)) / self.p.shape[-1] ** 0.5
-        size = torch.where(size > tiny, size, self.p.abs().amax(-1))
+        size = torch.linalg.matrix_norm(self.Q, dim=(-2, -1)) / max(1, self.p.shape[-1]) ** 0.5
+        size = torch.where(size > tiny, size, _largest(self.p))
         size = torch.where(size > tiny, size, 1)
         program = QP(
             self.Q / size[..., None, None],
@@ -53,6 +53,18 @@ class QP:
             self.b / columns,
         )
         return program, size, rows, columns
+
+    def usable(self) -> Tensor:
+        """Which samples have finite data, but for bounds h = ∞; ``(B,)``."""
+        blocks = (
+            self.Q,
+            self.p,
+            self.G,
+            self.A,
+            self.b,
+            torch.where(self.h == torch.inf, 0, self.h),
+        )
+        return torch.stack([torch.isfinite(block.flatten(1)).all(-1) for block in blocks]).all(0)
 
 
 def kkt_error(qp: QP, point: PrimalDual) -> Tensor:
@@ -72,15 +84,21 @@ def kkt_error(qp: QP, point: PrimalDual) -> Tensor:
     return torch.stack([stationarity, primal, complementary, dual]).amax(0)
 
 
-def polish(qp: QP, active: Tensor) -> PrimalDual:
-    """The solution, with multipliers, if exactly these inequalities are active."""
+def polish(qp: QP, active: Tensor, near: PrimalDual | None = None) -> PrimalDual:
+    """The solution, with multipliers, if exactly these inequalities are active.
+
+    Of the multipliers of dependent constraints those of least norm, or those ``near`` some others.
+    """
     n, m = qp.p.shape[-1], qp.h.shape[-1]
-    M = symmetric_inverse(kkt_matrix(qp.Q, qp.G, qp.A, active))
-    right = torch.cat([-qp.p, torch.where(active, qp.h, 0), qp.b], -1)
-    z = matvec(M, right)
-    # One round of refinement: an inverse loses more digits than a factorization.
     K = kkt_matrix(qp.Q, qp.G, qp.A, active)
-    z = z + matvec(M, right - matvec(K, z))
+    M = symmetric_inverse(K)
+    right = torch.cat([-qp.p, torch.where(active, qp.h, 0), qp.b], -1)
+    z = torch.zeros_like(right)
+    if near is not None:
+        z = torch.cat([near.x, torch.where(active, near.inequality, 0), near.equality], -1)
+    # With one round of refinement: an inverse loses more digits than a factorization.
+    for _ in range(2):
+        z = z + matvec(M, right - matvec(K, z))
     return PrimalDual(z[..., :n], torch.where(active, z[..., n : n + m], 0), z[..., n + m :])
 
 
@@ -98,16 +116,17 @@ def solve_qp(
     guess = torch.zeros_like(qp.h, dtype=torch.bool) if guess is None else guess
     best = polish(program, guess) if exact else _zeros(program)
     error = kkt_error(program, best)
+    # A sample whose data are not finite is not worth an iteration.
+    usable = qp.usable()
     error = torch.where(torch.isnan(error), torch.inf, error)
+    error = torch.where(usable, error, 0)
     penalty = torch.ones(samples, dtype=dtype, device=qp.p.device)
-    # The bound side only: rows Gx ≤ h.
-    lower = torch.full_like(program.h, -torch.inf)
     w = matvec(program.G, best.x.nan_to_num()) if m else program.h
-    spent = 0
+    spent, last = 0, guess
     while spent < max_iterations and bool((error > tolerance).any()):
         prepared = _admm.precompute(
             _proximal(program.Q), program.p, program.A, program.b, program.G,
-            lower, program.h, penalty,
+            None, program.h, penalty,
         )  # fmt: skip
         count = min(_CHUNK, max_iterations - spent)
         before = w
@@ -120,10 +139,14 @@ def solve_qp(
             slack = matvec(program.G, trial.x) - program.h
             active = active_set(slack, trial.inequality / penalty[..., None])
             best, error = _better(program, best, error, polish(program, active))
+            stuck = (error > tolerance) & (active == last).all(-1)
+            if bool(stuck.any()):
+                best, error = _unstick(program, best, error, trial, active, stuck)
+            last = active
         w, penalty = _balance(program, trial, w, before, penalty)
     status = torch.where(error <= tolerance, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
-    bad = ~torch.isfinite(qp.p).all(-1) | ~torch.isfinite(best.x).all(-1)
-    status = torch.where(bad, int(Status.NONFINITE), status)
+    fine = usable & torch.isfinite(best.x).all(-1)
+    status = torch.where(fine, status, int(Status.NONFINITE))
     unscaled = PrimalDual(
         best.x,
         best.inequality * size[..., None] / rows,
@@ -139,6 +162,43 @@ def _better(
     wins = found < error  # NaN never wins
     chosen = (torch.where(wins[..., None], new, old) for new, old in zip(trial, best, strict=True))
     return PrimalDual(*chosen), torch.where(wins, found, error)
+
+
+def _unstick(
+    qp: QP, best: PrimalDual, error: Tensor, trial: PrimalDual, active: Tensor, stuck: Tensor
+) -> tuple[PrimalDual, Tensor]:
+    """Other active sets for samples on whose own ADMM insists, though it gives no solution."""
+    where = stuck.nonzero()[:, 0]
+    part = QP(*(getattr(qp, field.name)[where] for field in dataclasses.fields(qp)))
+    trial = PrimalDual(*(block[where] for block in trial))
+    active, found = active[where], (PrimalDual(*(block[where] for block in best)), error[where])
+    # More constraints than can be independent: the multipliers of least norm may be negative where
+    # others are not.
+    found = _better(part, *found, polish(part, active, trial))
+    # Newton's method goes on from an active set to the next one.
+    first = polish(part, active)
+    active = active_set(matvec(part.G, first.x) - part.h, first.inequality)
+    found = _better(part, *found, polish(part, active))
+    active = _with_next(part, found[0], found[0].inequality > 0)
+    point, new = _better(part, *found, polish(part, active))
+    moved = (old.index_copy(0, where, block) for old, block in zip(best, point, strict=True))
+    return PrimalDual(*moved), error.index_copy(0, where, new)
+
+
+def _with_next(qp: QP, point: PrimalDual, active: Tensor) -> Tensor:
+    """The active set with the constraint that comes next on the way of steepest descent.
+
+    A linear program has flat directions as long as it is not at a vertex, and ADMM may creep there.
+    """
+    x, lam, nu = point
+    if not lam.shape[-1]:
+        return active
+    descent = -(matvec(qp.Q, x) + qp.p + matvec(qp.G.mT, lam) + matvec(qp.A.mT, nu))
+    speed, slack = matvec(qp.G, descent), qp.h - matvec(qp.G, x)
+    towards = ~active & (speed > torch.finfo(speed.dtype).eps ** 0.7)
+    time = torch.where(towards, slack / torch.where(towards, speed, 1), torch.inf)
+    first = time.argmin(-1, keepdim=True)
+    return active | (torch.isfinite(time) & torch.zeros_like(active).scatter(-1, first, True))
 
 
 def _balance(

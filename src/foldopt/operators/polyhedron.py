@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foldopt._arguments import CERTIFY
+from foldopt.certify import Certify
 from foldopt.operators._kkt import PrimalDual
 from foldopt.operators.quadratic_program import Method, Solver, quadratic_program
 
@@ -22,6 +24,7 @@ def polyhedron(
     start: Tensor | PrimalDual | None = None,
     solver: Solver | None = None,
     max_iterations: int = 10_000,
+    certify: Certify = CERTIFY,
 ) -> Tensor:
     r"""Project on a polyhedron :math:`\{x : G x \le h,\; A x = b\}`.
 
@@ -34,7 +37,7 @@ def polyhedron(
         ``(*batch, n)``.
     G, h, A, b
         As for :func:`quadratic_program`; differentiable too.
-    method, start, solver, max_iterations
+    method, start, solver, max_iterations, certify
         As for :func:`quadratic_program`.
 
     Returns
@@ -67,4 +70,5 @@ def polyhedron(
     return quadratic_program(
         identity, -y, G, h, A, b,
         method=method, start=start, solver=solver, max_iterations=max_iterations,
+        certify=certify,
     ).x  # fmt: skip

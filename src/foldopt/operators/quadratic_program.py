@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foldopt._arguments import CERTIFY
 from foldopt._calculus import wrapped_by_a_transform
+from foldopt.certify import Certify
 from foldopt.layer import folded
 from foldopt.operators import _admm
 from foldopt.operators._inverse import matvec
@@ -43,6 +45,7 @@ def quadratic_program(
     start: Tensor | PrimalDual | None = None,
     solver: Solver | None = None,
     max_iterations: int = 10_000,
+    certify: Certify = CERTIFY,
 ) -> PrimalDual:
     r"""Solve a convex quadratic program, with derivatives in all its data.
 
@@ -76,6 +79,9 @@ def quadratic_program(
         effect with ``"qpth"``.
     max_iterations
         Of that ADMM.
+    certify
+        The thresholds of the fixed-point certificate, see :func:`~foldopt.fold`; no effect with
+        ``"qpth"``.
 
     Returns
     -------
@@ -116,7 +122,7 @@ def quadratic_program(
     Q, *rest = blocks
     blocks = ((Q + Q.mT) / 2, *rest)  # all that xᵀQx sees; the gradient is symmetric then
     near = None if start is None else flat_start(start, batch, blocks)
-    solve = _Forward(near, solver, max_iterations)
+    solve = _Forward(near, solver, max_iterations, certify)
     point = _DIFFERENTIATE[method](solve, *blocks)
     return PrimalDual(*(part.reshape(*batch, part.shape[-1]) for part in point))
 
@@ -131,22 +137,34 @@ def check_method(name: str, method: Any) -> None:
 
 
 def _by_active_set(solve: _Forward, *blocks: Tensor) -> PrimalDual:
-    return folded(Step(_newton, newton=True, name="active_set"))(solve.point)(*blocks)
+    return folded(Step(_newton, newton=True, name="active_set"), certify=solve.certify)(
+        solve.point
+    )(*blocks)
 
 
 def _newton(
     z: PrimalDual, Q: Tensor, p: Tensor, G: Tensor, h: Tensor, A: Tensor, b: Tensor
 ) -> PrimalDual:
-    """z − M F(z), see :mod:`foldopt.operators._kkt`."""
+    """z − M F(z), see :mod:`foldopt.operators._kkt`.
+
+    Where constraints are dependent, I − M F' is not zero but the projection on the multipliers
+    that cancel. That part of Φ is taken out: the multipliers meant are those of least norm.
+    """
     x, lam, nu = z
+    n, m = x.shape[-1], lam.shape[-1]
     g = matvec(G, x) - h
     active = active_set(g, lam)
     held = torch.where(active, lam, 0)
     gradient = matvec(Q, x) + p + matvec(G.mT, held) + matvec(A.mT, nu)
-    F = kkt_residual(gradient, g, matvec(A, x) - b, lam, active)
-    change = matvec(kkt_inverse(Q, G, A, active), F)
-    dx, dlam, dnu = change.split([x.shape[-1], lam.shape[-1], nu.shape[-1]], -1)
-    return PrimalDual(x - dx, lam - dlam, nu - dnu)
+    M = kkt_inverse(Q, G, A, active)
+    change = matvec(M, kkt_residual(gradient, g, matvec(A, x) - b, lam, active))
+    # u is zero, with the derivative of (λ, ν); M F' u is taken with F' held constant.
+    u_lam, u_nu = lam - lam.detach(), nu - nu.detach()
+    slope = matvec(G.mT.detach(), torch.where(active, u_lam, 0)) + matvec(A.mT.detach(), u_nu)
+    image = torch.cat([slope, torch.where(active, 0, -u_lam), torch.zeros_like(u_nu)], -1)
+    own = torch.cat([u_lam, u_nu], -1) - matvec(M[..., n:, :], image)
+    dx, dy = change[..., :n], change[..., n:] + own
+    return PrimalDual(x - dx, lam - dy[..., :m], nu - dy[..., m:])
 
 
 def _by_admm(solve: _Forward, *blocks: Tensor) -> PrimalDual:
@@ -155,8 +173,7 @@ def _by_admm(solve: _Forward, *blocks: Tensor) -> PrimalDual:
     with torch.no_grad():
         size = torch.linalg.matrix_norm(Q.detach(), dim=(-2, -1)) / p.shape[-1] ** 0.5
         rho = torch.where(size > 0, size, 1)
-    lower = torch.full_like(h, -torch.inf).detach()
-    prepared = _admm.precompute(Q, p, A, b, G, lower, h, rho)
+    prepared = _admm.precompute(Q, p, A, b, G, None, h, rho)
     held = tuple(block.detach() for block in (*blocks, rho))
 
     def state(held: tuple[Tensor, ...], _prepared: Any) -> Solution:
@@ -165,7 +182,7 @@ def _by_admm(solve: _Forward, *blocks: Tensor) -> PrimalDual:
         return Solution(_admm.state_of(point, given[2], penalty[..., None]), status)
 
     step = Step(lambda w, _held, prepared: _admm.update(w, *prepared), name="admm_qp")
-    w = folded(step)(state)(held, prepared[:4])
+    w = folded(step, certify=solve.certify)(state)(held, prepared[:4])
     return _admm.readout(w, *prepared)
 
 
@@ -179,9 +196,14 @@ class _Forward:
     """The forward pass, on plain tensors, whatever transforms are active outside."""
 
     def __init__(
-        self, start: PrimalDual | Tensor | None, solver: Solver | None, max_iterations: int
+        self,
+        start: PrimalDual | Tensor | None,
+        solver: Solver | None,
+        max_iterations: int,
+        certify: Certify,
     ) -> None:
         self.start, self.solver, self.max_iterations = start, solver, max_iterations
+        self.certify = certify
 
     def point(self, *blocks: Tensor) -> Solution:
         """The solution with its multipliers, and each sample's status."""

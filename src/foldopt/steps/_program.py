@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldopt._tree import flatten
+from foldopt._tree import flatten, unflatten
 from foldopt.steps._step import check_functions, positions_of
 
-__all__ = ["Program"]
+__all__ = ["Constraint", "Function", "Program"]
 
 Function = Callable[..., Tensor]
+Constraint = Callable[..., Tensor | Sequence[Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Program:
     """
 
     objective: Function
-    inequality: Function | None = None
-    equality: Function | None = None
+    inequality: Constraint | None = None
+    equality: Constraint | None = None
     shared: tuple[int, ...] = ()
     name: str = "step"
 
@@ -88,14 +89,8 @@ class Program:
             return self._lagrangian(y, rest[0], rest[1], *rest[2:])[0]
 
         slope = torch.func.grad(value)
-        H = self._each(torch.func.jacfwd(slope), x, params, lam, nu)
+        H = self._each(torch.func.jacrev(slope), x, params, lam, nu)
         return (H + H.mT) / 2  # symmetric but for rounding
-
-    def counts(self, x: Tensor, params: tuple[Any, ...]) -> tuple[int, int]:
-        """m and k, by one evaluation."""
-        with torch.no_grad():
-            g, h = self._each(lambda y, *c: (self._g(y, c), self._h(y, c)), x, params)
-        return g.shape[-1], h.shape[-1]
 
     # -- one sample -----------------------------------------------------------------------------
 
@@ -124,7 +119,7 @@ class Program:
                 f"{self.name}: {role}(x, *params) gets one sample, x of shape {tuple(x.shape)}, "
                 f"and must return a vector (or a list of tensors); it returned {seen}"
             )
-        return value.reshape(-1)
+        return value if value.dim() else value.unsqueeze(0)
 
     def _value(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.numel() != 1:
@@ -143,8 +138,16 @@ class Program:
         """``function(x, *more, *params)`` of each sample."""
         if x.dim() == 1:
             return function(x, *more, *params)
-        dims = self._in_dims(x, params)
-        return torch.func.vmap(function, (0,) * (1 + len(more)) + dims)(x, *more, *params)
+        dims = (0,) * (1 + len(more)) + self._in_dims(x, params)
+        mapped = torch.func.vmap(function, dims)
+        if len(x):
+            return mapped(x, *more, *params)
+        # vmap over nothing fails in many operations: one sample is made up, and dropped again.
+        given = [
+            _mapped_leaves(_with_one_row, param) if dim == 0 else param
+            for param, dim in zip((x, *more, *params), dims, strict=True)
+        ]
+        return _mapped_leaves(lambda leaf: leaf[:0], mapped(*given))
 
     def _in_dims(self, x: Tensor, params: tuple[Any, ...]) -> tuple[int | None, ...]:
         if x.dim() != 2:
@@ -173,3 +176,14 @@ class Program:
                     )
             found.append(0)
         return tuple(found)
+
+
+def _mapped_leaves(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    leaves, spec = flatten(tree)
+    return unflatten(
+        [function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec
+    )
+
+
+def _with_one_row(leaf: Tensor) -> Tensor:
+    return torch.cat([leaf, leaf.new_ones(1, *leaf.shape[1:])])

@@ -113,26 +113,25 @@ def admm_qp(
 
 def _split(
     kinds: tuple[str, ...], given: dict[str, Tensor], p: Tensor
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """C, l and u of l ≤ Cx ≤ u; C is None for the identity."""
-    free = torch.full_like(p.detach(), torch.inf)
-    lower, upper = given.get("lower", -free), given.get("upper", free)
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """C, l and u of l ≤ Cx ≤ u; C is None for the identity, a bound for none at all."""
+    lower, upper = given.get("lower"), given.get("upper")
     if "nonnegative" in kinds:
-        lower = torch.zeros_like(free)
+        lower = torch.zeros_like(p.detach())
     if "inequality" not in kinds:
         return None, lower, upper
     G, h = given["G"], given["h"]
-    below = torch.full_like(h.detach(), -torch.inf)
-    if len(set(kinds) & {"box", "nonnegative"}) == 0:
-        return G, below, h
-    n = p.shape[-1]
+    if lower is None:
+        return G, None, h
+    n, batch = p.shape[-1], p.shape[:-1]
     eye = torch.eye(n, dtype=p.dtype, device=p.device).expand(*G.shape[:-2], n, n)
-    batch = p.shape[:-1]
 
     def beside(of_x: Tensor, of_rows: Tensor) -> Tensor:
         return torch.cat([of_x.expand(*batch, n), of_rows.expand(*batch, h.shape[-1])], -1)
 
-    return torch.cat([eye, G], -2), beside(lower, below), beside(upper, h)
+    above = torch.full_like(p.detach(), torch.inf) if upper is None else upper
+    below = torch.full_like(h.detach(), -torch.inf)
+    return torch.cat([eye, G], -2), beside(lower, below), beside(above, h)
 
 
 def _check_kinds(constraints: Any) -> tuple[str, ...]:

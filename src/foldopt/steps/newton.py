@@ -16,7 +16,7 @@ from foldopt.operators._kkt import (
     least_squares_multipliers,
 )
 from foldopt.step import Step
-from foldopt.steps._program import Program
+from foldopt.steps._program import Constraint, Program
 from foldopt.steps._step import check_state, damping, detached
 
 __all__ = ["multipliers", "newton", "newton_kkt"]
@@ -87,8 +87,8 @@ def newton(
 
 def newton_kkt(
     objective: Callable[..., Tensor],
-    inequality: Callable[..., Tensor] | None = None,
-    equality: Callable[..., Tensor] | None = None,
+    inequality: Constraint | None = None,
+    equality: Constraint | None = None,
     step_size: float = 1.0,
     *,
     shared: Sequence[int] = (),
@@ -173,8 +173,8 @@ def newton_kkt(
 
 def multipliers(
     objective: Callable[..., Tensor],
-    inequality: Callable[..., Tensor] | None = None,
-    equality: Callable[..., Tensor] | None = None,
+    inequality: Constraint | None = None,
+    equality: Constraint | None = None,
     *,
     shared: Sequence[int] = (),
 ) -> Callable[..., PrimalDual]:

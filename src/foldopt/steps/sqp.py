@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldopt._arguments import CERTIFY
+from foldopt.certify import Certify
 from foldopt.operators._kkt import PrimalDual, active_set
 from foldopt.operators.quadratic_program import Method, Solver, check_method, quadratic_program
 from foldopt.step import Step
-from foldopt.steps._program import Program
+from foldopt.steps._program import Constraint, Program
 from foldopt.steps._step import check_state, damping, detached
 
 __all__ = ["sqp"]
@@ -19,12 +21,13 @@ __all__ = ["sqp"]
 
 def sqp(
     objective: Callable[..., Tensor],
-    inequality: Callable[..., Tensor] | None = None,
-    equality: Callable[..., Tensor] | None = None,
+    inequality: Constraint | None = None,
+    equality: Constraint | None = None,
     step_size: float = 1.0,
     *,
     method: Method = "active_set",
     solver: Solver | None = None,
+    certify: Certify = CERTIFY,
     shared: Sequence[int] = (),
 ) -> Step:
     r"""Sequential quadratic programming for min f(x) s.t. g(x) ≤ 0, h(x) = 0.
@@ -53,6 +56,8 @@ def sqp(
         :func:`~foldopt.operators.quadratic_program`.
     solver
         What solves the inner program, see there; None for ADMM in PyTorch.
+    certify
+        The thresholds for the inner fold, see there.
     shared
         Which of the params, by position, all samples share; the others have one row a sample.
 
@@ -110,7 +115,7 @@ def sqp(
         p = p + weight * ((G.mT @ (a * g)[..., None] + A.mT @ h[..., None])[..., 0])
         start = PrimalDual(torch.zeros_like(y), mu, eta)
         d, mu_new, eta_new = quadratic_program(
-            H, p, G, -g, A, -h, method=method, start=start, solver=solver
+            H, p, G, -g, A, -h, method=method, start=start, solver=solver, certify=certify
         )
         moves = (d, mu_new - lam, eta_new - nu)
         new = (old + alpha * move for old, move in zip((x, lam, nu), moves, strict=True))
@@ -141,7 +146,8 @@ def convexify(H: Tensor, G: Tensor, A: Tensor, active: Tensor) -> tuple[Tensor, 
         helps = (value < least) & (trial > value)
         sigma = torch.where(helps, factor * unit, sigma)
         value = torch.where(helps, trial, value)
-    tau = torch.where(value < least, least - value, 0)
+    # Where that is not enough, the least eigenvalue changes its sign: I − Φ stays well conditioned.
+    tau = torch.where(value < least, least - value - value.clamp_max(0), 0)
     return H + sigma * JJ + tau * eye, sigma[..., 0]
 
 
