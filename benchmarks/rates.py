@@ -3,7 +3,7 @@
 LFPI from the fixed point is run until its error is rounding, a rate is fitted to the errors, and
 compared with ρ(Φ); so is the recorded iteration (unfolding) where it is short. A loss whose
 gradient has little in the dominant eigenspace converges faster for long. So each problem is run
-with three random cotangents on its slowest sample, and the middle one counts; "any g" is the worst
+with five random cotangents on its slowest sample, and the middle one counts; "any g" is the worst
 that a single cotangent does.
 
     python benchmarks/rates.py
@@ -29,12 +29,12 @@ from torch.utils import _pytree as pytree
 import foldopt as fo
 
 PROBLEMS = 25
-COTANGENTS = 3
+COTANGENTS = 5
 # Slower ones take too many products to be run down to rounding.
 SLOWEST = 0.015
 UNFOLD_UP_TO = 100
 # So many points of a curve are enough.
-POINTS = 300
+POINTS = 200
 
 
 # A step, its fixed point (a tensor or a tree of them), and its params.

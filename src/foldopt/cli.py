@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["application", "main"]
 
 STUDIES = {
+    "convergence": "How the backward pass converges: Figure 3, step sizes, nested loops, ρ(Φ)",
     "portfolio": "S&P 500 portfolios: a network trained on regret against one trained on error",
 }
-NEEDS = {"portfolio": ("qpsolvers", "piqp", "scipy", "matplotlib", "skfolio")}
+NEEDS = {
+    "convergence": ("qpsolvers", "piqp", "scipy", "matplotlib", "pypower"),
+    "portfolio": ("qpsolvers", "piqp", "scipy", "matplotlib", "skfolio"),
+}
 
 QUICK = {"seeds": 2, "epochs": 3}
 
@@ -109,18 +113,34 @@ def application() -> typer.Typer:
         out: Path = out,
     ) -> None:
         require(*NEEDS["portfolio"])
-        try:
-            prepare_folder(out)
-        except OSError as error:
-            raise typer.BadParameter(
-                f"cannot write to {out}: {error}. Name a folder that you may write to.",
-                param_hint="--out",
-            ) from error
+        _folder_or_usage_error(out)
         given = {"seeds": seeds, "epochs": epochs}
         chosen = {name: value for name, value in given.items() if value is not None}
         _portfolio({**(QUICK if quick else {}), **chosen}, out)
 
+    seed = typer.Option(0, min=0, help="Of the scores and the random starts.")
+    brief = typer.Option(False, "--quick", help="A smaller problem and coarser grids.")
+    folder = typer.Option(Path("runs/convergence"), help="Folder for the figures and the numbers.")
+
+    @run.command("convergence", help=f"{STUDIES['convergence']}.")
+    def convergence(seed: int = seed, quick: bool = brief, out: Path = folder) -> None:
+        require(*NEEDS["convergence"])
+        _folder_or_usage_error(out)
+        _convergence(seed, quick, out)
+
     return app
+
+
+def _folder_or_usage_error(path: Path) -> None:
+    import typer
+
+    try:
+        prepare_folder(path)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"cannot write to {path}: {error}. Name a folder that you may write to.",
+            param_hint="--out",
+        ) from error
 
 
 def prepare_folder(path: Path) -> None:
@@ -149,7 +169,7 @@ def _list_studies() -> None:
         shown.add_row(name, question)
     console = _console()
     console.print(shown)
-    console.print("Run one: fold-opt run portfolio [--quick]", markup=False, highlight=False)
+    console.print("Run one: fold-opt run convergence [--quick]", markup=False, highlight=False)
 
 
 def _portfolio(settings: dict[str, int], out: Path) -> None:
@@ -179,6 +199,35 @@ def _portfolio(settings: dict[str, int], out: Path) -> None:
     report.write_numbers(result, numbers)
     for path in (figure, numbers):
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _convergence(seed: int, quick: bool, out: Path) -> None:
+    import torch
+
+    from foldopt.experiments import convergence_report as report
+    from foldopt.experiments.convergence import Config, run
+    from foldopt.experiments.convergence_figure import write_figures
+
+    console = _console()
+    small = {"n": 20, "k": 3, "step_size": 0.06, "step_sizes": 9, "inner": (2, 10, 60)}
+    config = Config(seed=seed, **(small if quick else {}))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # over tensors as small as these a second one costs more
+    try:
+        with console.status("measuring") as status:
+            result = run(config, lambda part: status.update(part))
+    finally:
+        torch.set_num_threads(threads)
+    console.print(report.introduction(result), highlight=False)
+    for table in report.tables(result):
+        console.print(table)
+    for line in report.verdict(result):
+        console.print(f"• {line}", markup=False, highlight=False)
+    numbers = out / "convergence.json"
+    report.write_numbers(result, numbers)
+    for path in (*write_figures(result, out), numbers):
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{result.seconds:.0f} s.", highlight=False)
 
 
 def _console() -> Console:

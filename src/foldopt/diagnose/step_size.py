@@ -67,8 +67,8 @@ def tune_step_size(
     bounds
         (l, u) with 0 < l < u: where to look. None: a factor 30 to either side of 1/s, with s an
         estimate of the largest modulus of an eigenvalue of −∂Φ/∂α for small α; and further up,
-        where the best α is at that end. Enough for steps of gradient type; for another family (a penalty,
-        a relaxation), give them.
+        where the best α is at that end. Enough for steps of gradient type; for another family (a
+        penalty, a relaxation), give them.
     batch_dims
         How many leading dimensions of x count independent samples. All share α.
     rtol

@@ -1,0 +1,290 @@
+"""The convergence study: a small run against closed forms, and what it writes."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+import foldopt as fo
+from foldopt import cli
+from foldopt.experiments import convergence_report
+from foldopt.experiments.convergence import Config, Result, instance, run
+from foldopt.experiments.convergence_figure import FIGURES, write_figures
+from foldopt.experiments.nested import nested_unrolling
+from foldopt.experiments.power_flow import load_case14
+from foldopt.experiments.top_k import TopK
+
+F64 = torch.float64
+SMALL = Config(n=20, k=3, step_size=0.06, iterations=80, step_sizes=7, inner=(2, 10, 60))
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return run(SMALL)
+
+
+# -- the problem -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.15, 0.05])
+def test_top_k_meets_its_optimality_conditions(temperature: float) -> None:
+    z = torch.randn(4, 30, dtype=F64)
+    problem, c = TopK(k=4), z / (temperature * z.norm(dim=-1, keepdim=True))
+    x = problem.solve(c)
+    torch.testing.assert_close(x.sum(-1), torch.full((4,), 4.0, dtype=F64), rtol=0, atol=1e-12)
+    assert float(x.max()) <= 1
+    # c − ε (1 + log x) is one number ν over the free entries, and at least ν over those at 1.
+    slope = c - 1 - x.log()
+    for row, values in zip(x, slope, strict=True):
+        free = row < 1
+        nu = values[free].mean()
+        torch.testing.assert_close(values[free], nu.expand_as(values[free]))
+        assert bool((values[~free] >= nu).all())
+    if temperature == 1.0:
+        torch.testing.assert_close(x, 4 * c.softmax(-1))
+    else:
+        assert bool((x == 1).any())
+
+
+def test_the_step_leaves_the_solution_and_its_curvature_gives_the_radius() -> None:
+    for temperature in (1.0, 0.2):
+        problem, c, _ = instance(Config(temperature=temperature))
+        x = problem.solve(c)
+        mu = problem.curvature(x[0])
+        alpha = 0.6 / float(mu[-1])
+        step = problem.step(alpha)
+        torch.testing.assert_close(step(x, c), x, rtol=0, atol=1e-12)
+        radius = fo.spectral_radius(step, x, c).radius
+        torch.testing.assert_close(radius[0], (1 - alpha * mu).abs().max())
+
+
+@pytest.mark.parametrize("bad", [{"k": 100}, {"k": 0}, {"iterations": 5}, {"step_sizes": 1}])
+def test_a_config_that_makes_no_sense(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        Config(**bad)
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def test_one_rate_forward_and_backward(result: Result) -> None:
+    rate = -math.log(result.radius)
+    assert result.radius == pytest.approx(result.analytic_radius, rel=1e-9)
+    assert result.from_solution.fitted_rate() == pytest.approx(rate, rel=0.05)
+    assert result.from_random.fitted_rate("forward") == pytest.approx(rate, rel=0.1)
+    assert result.from_random.fitted_rate() == pytest.approx(rate, rel=0.1)
+    assert float(result.from_solution.forward.max()) < 1e-14
+
+
+def test_the_backward_pass_lags(result: Result) -> None:
+    assert len(result.lag) >= 4
+    late = [row for row in result.lag if row.tolerance <= 1e-3]
+    assert all(row.forward <= row.tolerance for row in result.lag)
+    assert all(row.backward > 1.2 * row.forward for row in late), late
+
+
+def test_step_sizes(result: Result) -> None:
+    assert result.tuned.step_size == pytest.approx(result.analytic_step_size, rel=0.02)
+    for row in result.step_sizes:
+        assert math.isinf(row.predicted) == (row.radius >= 1)
+        assert math.isinf(row.counted) == (row.radius >= 1)
+        if row.radius < 0.97:
+            # The prediction leaves out a factor in front of ρ^k, at most some iterations' worth.
+            assert row.counted <= row.predicted + 2
+            assert row.counted >= 0.4 * row.predicted
+    assert any(row.radius > 1 for row in result.step_sizes)
+    # Past the bound the gradient of an unfolding explodes, however well the forward pass stands.
+    backward = result.exploded["from the solution, 1.3 × the bound: backward"]
+    forward = result.exploded["from the solution, 1.3 × the bound: forward"]
+    assert backward[40] > 1e3
+    assert forward[40] < 1e-6
+
+
+def test_krylov_methods_need_fewer_products(result: Result) -> None:
+    curves = result.from_solution.adjoints
+    counts = {name: curve.first_below(1e-6) for name, curve in curves.items()}
+    lfpi, gmres, bicgstab = (counts[name] for name in ("LFPI", "GMRES", "BiCGSTAB"))
+    assert lfpi is not None
+    assert gmres is not None
+    assert bicgstab is not None
+    assert gmres < bicgstab < lfpi
+
+
+def test_the_start_changes_the_delay_and_not_the_rate(result: Result) -> None:
+    assert result.starts[0].distance == 0
+    nearest = result.starts[0].backward_iterations
+    assert nearest is not None
+    for row in result.starts:
+        assert row.backward_rate == pytest.approx(1, rel=0.15), row
+        assert row.backward_iterations is not None
+        assert row.backward_iterations >= nearest - 1
+
+
+def test_nested_unrolling_has_a_floor_and_folding_has_none(result: Result) -> None:
+    unrolled = [row for row in result.nested if row.name == "unrolled"]
+    folded = [row for row in result.nested if row.name == "folded"]
+    errors = [row.backward for row in unrolled]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1e-2
+    assert folded[-1].backward < 1e-9
+    held = [row.megabytes for row in unrolled]
+    assert held == sorted(held)
+    assert held[-1] > held[0]
+
+
+def test_what_a_folded_inner_loop_holds_does_not_grow() -> None:
+    problem, c, loss = instance(SMALL)
+    x = problem.solve(c)
+    rows = nested_unrolling(problem, 0.05, x, c, loss, (60, 600), outer=2)
+    unrolled = [row.megabytes for row in rows if row.name == "unrolled"]
+    folded = [row.megabytes for row in rows if row.name == "folded"]
+    assert folded[0] == folded[1]
+    # Of each of the 540 further iterations at least the two masks of a clip, a byte an entry.
+    assert unrolled[1] >= unrolled[0] + 540 * 2 * 20 / 1e6
+
+
+def test_f_pgd_b_holds_as_much_however_many_inner_iterations() -> None:
+    G = torch.randn(2, 6, 5, dtype=F64)
+    c, h = torch.randn(2, 5, dtype=F64), torch.rand(2, 6, dtype=F64) + 0.5
+    functions = (
+        lambda x, c, G, h: 0.5 * x @ x - c @ x,
+        lambda x, c, G, h: G @ x - h,
+    )
+    x = fo.operators.polyhedron(c, G, h)
+
+    def inner(count: int):
+        def solve(Q, p, G, h, A, b):
+            step, prepared = fo.steps.admm_qp(("inequality",)).bind(Q, p, G, h)
+            w = torch.zeros_like(h)
+            for _ in range(count):
+                w = step.update(w, *prepared)
+            return step.solution(w, *prepared), (w - h).clamp_min(0), b
+
+        return solve
+
+    sizes = []
+    loose = fo.nn.Options(certify=fo.Certify(error_above=1e3, warn_above=1e3))
+    for count in (10, 100, 1000):
+        layer = fo.nn.f_pgd_b(*functions, inner_solver=inner(count), options=loose)
+        params = [value.clone().requires_grad_() for value in (c, G, h)]
+        out = layer.fold(x, *params)
+        sizes.append(graph_size(out))
+        torch.autograd.grad(out.sum(), params)
+    assert sizes[0] > 1
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def graph_size(x: torch.Tensor) -> int:
+    """How many operations autograd holds behind x, inside folds too."""
+    todo, seen = [x.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [parent for parent, _ in node.next_functions]
+        recorded = getattr(getattr(node, "problem", None), "_recorded", None)
+        if recorded is not None:  # the step that a fold holds
+            todo += [leaf.grad_fn for leaf in recorded[1].value]
+    return len(seen)
+
+
+def test_case14_is_the_published_problem() -> None:
+    grid = load_case14()
+    z, loads, costs = grid.solution, grid.loads, grid.costs
+    assert float(grid.equality(z, loads, costs).abs().max()) < 1e-9
+    assert float(grid.inequality(z, loads, costs).max()) < 1e-9
+    assert 1000 * float(grid.objective(z, loads, costs)) == pytest.approx(8081.53, abs=0.01)
+    assert grid.objective_value == pytest.approx(8081.53, abs=0.01)
+
+
+def test_the_layers(result: Result) -> None:
+    found = {layer.name: layer for layer in result.layers}
+    assert {name[:2] for name in found} == {"E0", "E1", "E2", "E3", "E4", "E5"}
+    for name, layer in found.items():
+        assert math.isfinite(layer.gmres), name
+        if "f-SQP, α = 1" in name:
+            assert layer.radius < 1e-9
+            assert layer.adjoint == "Auto: identity"
+        elif "f-SQP" in name:
+            alpha = float(name.rsplit(" ", 1)[1])
+            assert layer.radius == pytest.approx(1 - alpha, abs=1e-6)
+        elif "f-FDPG" in name:
+            assert 0.5 < layer.radius < 1
+        if layer.best:
+            assert layer.best[1] <= layer.radius + 1e-9
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def test_figures(result: Result, tmp_path: pathlib.Path) -> None:
+    paths = write_figures(result, tmp_path)
+    assert [path.stem for path in paths] == list(FIGURES)
+    assert all(path.stat().st_size > 10_000 for path in paths)
+
+
+def test_numbers(result: Result, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "convergence.json"
+    convergence_report.write_numbers(result, path)
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert read["radius"] == result.radius
+    assert read["config"]["n"] == 20
+    assert read["from_solution"]["backward"] == result.from_solution.backward.error.tolist()
+    assert read["step_sizes"][-1]["predicted"] is None  # inf has no JSON
+    assert len(read["layers"]) == len(result.layers)
+    assert read["tuned"]["step_size"] == result.tuned.step_size
+
+
+def test_tables_and_verdict(result: Result) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in convergence_report.tables(result):
+        console.print(table)
+    text = console.export_text()
+    for title in ("Figure 3", "(a)", "(b)", "(c)", "(d)", "Question 1", "Question 2"):
+        assert title in text
+    lines = convergence_report.verdict(result)
+    assert len(lines) == 4
+    ratio = max(row.backward / row.forward for row in result.lag)
+    assert f"{ratio:.0f} times worse" in lines[1]
+    assert "nan" not in " ".join(lines)
+
+
+def test_the_command(
+    result: Result, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def given(config: Config, progress: object) -> Result:
+        seen.append(config)
+        return result
+
+    monkeypatch.setattr("foldopt.experiments.convergence.run", given)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    arguments = ["run", "convergence", "--quick", "--seed", "3", "--out", str(tmp_path / "new")]
+    outcome = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "160"})
+    assert outcome.exit_code == 0, outcome.output
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert seen[0].seed == 3
+    assert seen[0].n < Config().n
+    assert re.search(r"ρ\(Φ\) = 0\.\d+ by Arnoldi", outcome.output)
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {f"{name}.png" for name in FIGURES} | {"convergence.json"}
+
+
+def test_the_command_refuses_a_folder_it_cannot_write(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["run", "convergence", "--out", str(tmp_path / "file" / "runs")]
+    outcome = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "160"})
+    assert outcome.exit_code == 2
+    assert "cannot write to" in outcome.output
