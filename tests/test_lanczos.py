@@ -45,3 +45,14 @@ def test_lanczos_ends_with_the_invariant_space() -> None:
     broken = ends(*krylov(lambda v: v @ A * torch.nan, start, 8))
     assert bool(broken.least.isnan().all())
     assert bool(best_step_size(broken).isnan().all())
+
+
+def test_the_step_size_errs_on_the_small_side() -> None:
+    """Too large an α diverges, and Ritz values lie inside the spectrum."""
+    for _ in range(20):
+        A = spd(1, 150, 1000.0)
+        start = torch.rand(1, 150, dtype=F64) + 0.1
+        found = ends(*krylov(lambda v: (A @ v.unsqueeze(-1)).squeeze(-1), start, 12))  # noqa: B023
+        alpha = float(best_step_size(found))
+        largest = float(torch.linalg.eigvalsh(A).max())
+        assert 1.7 < alpha * largest < 2

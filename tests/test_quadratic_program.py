@@ -7,9 +7,11 @@ import warnings
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from scipy.optimize import linprog
 from torch import Tensor
 
 import foldopt as fo
@@ -168,12 +170,13 @@ def test_float32_stays_float32(method: Any) -> None:
 EYE, ONE = torch.eye(2, dtype=F64), torch.ones(2, dtype=F64)
 BETWEEN = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
 NAN = torch.tensor(torch.nan, dtype=F64)
-UNSOLVED: dict[str, tuple[Tensor, ...]] = {
-    "infeasible": (EYE, ONE, BETWEEN, -ONE, *NONE),
-    "infeasible equalities": (EYE, ONE, *NONE, BETWEEN, ONE),
-    "an empty row": (EYE, ONE, 0 * EYE, torch.tensor([1.0, -1.0], dtype=F64), *NONE),
-    "unbounded": (0 * EYE, ONE, *NONE, *NONE),
-    "unbounded beside constraints": (0 * EYE, ONE, BETWEEN, ONE, *NONE),
+INFEASIBLE, UNBOUNDED = fo.Status.INFEASIBLE, fo.Status.UNBOUNDED
+UNSOLVED: dict[str, tuple[fo.Status, Blocks]] = {
+    "apart": (INFEASIBLE, (EYE, ONE, BETWEEN, -ONE, *NONE)),
+    "equalities": (INFEASIBLE, (EYE, ONE, *NONE, BETWEEN, ONE)),
+    "an empty row": (INFEASIBLE, (EYE, ONE, 0 * EYE, ONE - 2 * EYE[0], *NONE)),
+    "no constraint": (UNBOUNDED, (0 * EYE, ONE, *NONE, *NONE)),
+    "between walls": (UNBOUNDED, (0 * EYE, ONE, BETWEEN, ONE, *NONE)),
 }
 
 
@@ -181,17 +184,50 @@ UNSOLVED: dict[str, tuple[Tensor, ...]] = {
 @pytest.mark.parametrize("kind", UNSOLVED)
 def test_no_solution_is_an_error_with_its_status(kind: str, method: Any) -> None:
     """Of that sample: the other one is solved."""
-    good = (EYE, ONE, 0 * BETWEEN[: len(UNSOLVED[kind][3])], ONE[: len(UNSOLVED[kind][3])],
-            BETWEEN[: len(UNSOLVED[kind][5])], torch.tensor([1.0, -1.0], dtype=F64)[
-                : len(UNSOLVED[kind][5])])  # fmt: skip
-    blocks = [torch.stack(pair) for pair in zip(good, UNSOLVED[kind], strict=True)]
+    wanted, bad = UNSOLVED[kind]
+    m, k = len(bad[3]), len(bad[5])
+    good = EYE, ONE, 0 * BETWEEN[:m], ONE[:m], BETWEEN[:k], torch.tensor([1.0, -1.0])[:k].to(F64)
+    blocks = [torch.stack(pair) for pair in zip(good, bad, strict=True)]
     with pytest.raises(fo.FoldError) as caught:
-        quadratic_program(*blocks, method=method, max_iterations=300)
+        quadratic_program(*blocks, method=method)
     status = caught.value.status
     assert status is not None
     assert fo.Status.failed(status)[1]
-    if method != "qpth":  # which may fail of the whole batch
-        assert status.tolist() == [fo.Status.CONVERGED, fo.Status.MAX_ITERATIONS]
+    if method != "qpth":  # which proves nothing, and may fail of the whole batch
+        assert status.tolist() == [fo.Status.CONVERGED, wanted]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 6), st.integers(1, 10), st.integers(0, 2), st.integers(0, 10**6))
+def test_what_is_proved_is_true(n: int, m: int, k: int, seed: int) -> None:
+    """Of random programs, by a linear program solver."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=F64, generator=draw)
+
+    R = rand(n, int(torch.randint(0, n + 1, (), generator=draw)))
+    blocks = Q, p, G, h, A, b = R @ R.mT, rand(n), rand(m, n), rand(m), rand(k, n), rand(k)
+    status = outcome(blocks)
+    if status == fo.Status.MAX_ITERATIONS:
+        return
+    limits: dict[str, Any] = {"A_eq": A.numpy(), "b_eq": b.numpy()} if k else {}
+    found = linprog(np.zeros(n), G.numpy(), h.numpy(), bounds=(None, None), **limits)
+    feasible = found.status != 2
+    assert (status == INFEASIBLE) != feasible
+    if status == UNBOUNDED:
+        fixed = torch.cat([A, Q]).numpy()
+        ray = linprog(p.numpy(), G.numpy(), np.zeros(m), fixed, np.zeros(k + n), bounds=(-1, 1))
+        assert ray.fun < -1e-7
+
+
+def outcome(blocks: Blocks) -> int:
+    try:
+        point = quadratic_program(*blocks, max_iterations=1000)
+    except fo.FoldError as error:
+        return -1 if error.status is None else int(error.status)
+    assert violations(blocks, point).max() < 1e-9
+    return 0
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -132,6 +132,15 @@ def test_bidiagonalisation_bounds_the_least_singular_value(
     assert bool((bound <= 1.2 * exact).all())
 
 
+@pytest.mark.parametrize("values", [[0.5] * 30, [0.5] * 15 + [0.9] * 15, [0.0] * 30])
+def test_few_different_eigenvalues(values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Krylov space ends early; what comes after is no singular value of 0."""
+    monkeypatch.setattr(health, "_DENSE_UP_TO", 10)
+    phi = torch.diag(torch.tensor(values, dtype=F64)).expand(2, 30, 30)
+    bound, _ = health.least_singular_value(step_jacobian(phi))
+    torch.testing.assert_close(bound, torch.full((2,), 1 - max(values), dtype=F64))
+
+
 def test_a_singular_system_is_named_and_both_ways_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     phi = symmetric(2, 12, 0.1, 1.0)
     found = linear(phi)

@@ -145,14 +145,14 @@ def diagonal(*eigenvalues: Callable[[float], float]) -> Callable[[float], Any]:
     return make_step
 
 
-def test_where_the_branches_cross_need_not_be_the_minimum() -> None:
-    """ρ has dips at 10^−1.5 and 10^−0.5, and jumps to a negative eigenvalue at 0.9."""
+def test_where_the_branches_are_no_lines_the_search_takes_over() -> None:
+    """ρ is least, 0.05, at α = 0.1; the branches cross at 0.93."""
     make_step = diagonal(
-        lambda alpha: 0.5 + 0.4 * math.cos(2 * math.pi * math.log10(alpha)),
-        lambda alpha: -0.95 if alpha > 0.9 else 0.0,
+        lambda alpha: 0.05 + 0.5 * math.log10(10 * alpha) ** 2, lambda alpha: -(alpha**8)
     )
     found = fo.tune_step_size(make_step, torch.zeros(1, 2, dtype=F64), bounds=(0.01, 1.0))
-    assert found.radius < 0.105
+    assert found.step_size == pytest.approx(0.1, rel=0.02)
+    assert found.radius == pytest.approx(0.05, rel=1e-3)
 
 
 def test_a_curved_set_whose_best_step_size_is_far_up_is_searched_further() -> None:

@@ -82,9 +82,10 @@ def _bidiagonal(jacobian: StepJacobian) -> Tensor:
         beyond.append(torch.where(length > tiny * largest, length, 0))
         V.append(unit(image, tiny * largest))
     alpha, beta = torch.stack(diagonal, -1), torch.stack(beyond, -1)[:, :-1]
-    # Past the end of an invariant space, rows of zeros would look like singular values of 0.
+    # Past the end of an invariant space, rows of zeros would look like singular values of 0; with
+    # a large number there they are never the least.
     dead = torch.stack(V[:-1], 1).square().sum(-1) == 0
-    alpha = torch.where(dead, alpha[:, :1], alpha)
+    alpha = torch.where(dead, 2 * largest.unsqueeze(-1) + 1, alpha)
     B = torch.diag_embed(alpha) + (torch.diag_embed(beta, 1) if beta.shape[-1] else 0)
     finite = torch.isfinite(B).all(-1).all(-1)
     y = torch.linalg.svd(torch.where(finite[:, None, None], B, 0))[2][..., -1:, :]

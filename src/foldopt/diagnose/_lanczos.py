@@ -151,14 +151,14 @@ def best_step_size(found: Ends) -> Tensor:
     """α = 2/(μ_min + μ_max), where max |1 − αμ| over the spectrum is least.
 
     Too large an α makes the iteration diverge, and too small a one only slows it down. So μ_max
-    is taken with twice its residual and one percent on top, unless it is exact. Where the least μ
+    is taken with twice its residual and two percent on top, unless it is exact. Where the least μ
     is zero or below, no α gives |1 − αμ| < 1 for all μ: 1/max |μ| then, which shrinks every mode
     of positive μ. Where there is no curvature at all, α = 1.
     """
     eps = torch.finfo(found.largest.dtype).eps
     exact = found.largest_residual <= eps**0.5 * found.largest.abs()
     most = found.largest + 2 * found.largest_residual
-    most = torch.where(exact, most, most + 0.01 * found.largest.abs())
+    most = torch.where(exact, most, most + 0.02 * found.largest.abs())
     size = torch.maximum(most, -found.least)
     convex = found.least > 64 * eps * size
     alpha = torch.where(convex, 2 / (found.least + most), 1 / size)

@@ -193,8 +193,7 @@ def _from_two_branches(family: Family, low: float, high: float) -> float | None:
         else:
             high, right = alpha, here
         if found or high / low <= _WIDTH:
-            best = family.best()
-            return best if abs(here) <= family.radius(best) + (_WIDTH - 1) else None
+            return family.best()
         bisect = math.log(high / low) > 0.5 * width
     return None
 

@@ -18,7 +18,7 @@ from foldopt.status import Solution
 from foldopt.step import Step
 from foldopt.unroll import fixed_point
 
-__all__ = ["DEFAULT", "FoldedOptimizer", "Options", "like", "start_of"]
+__all__ = ["DEFAULT", "FoldedOptimizer", "Options", "check_options", "like", "start_of"]
 
 Solver = Callable[..., Any]
 
@@ -93,8 +93,7 @@ class FoldedOptimizer(nn.Module):
         super().__init__()
         if solver is not None and not callable(solver):
             raise TypeError(f"{name}: solver must be callable, got {type(solver).__name__}")
-        if not isinstance(options, Options):
-            raise TypeError(f"{name}: options must be nn.Options(...), got {options!r}")
+        check_options(name, options)
         check_arguments(
             step, options.adjoint, options.batch_dims, options.on_failure, options.certify
         )
@@ -185,6 +184,11 @@ class FoldedOptimizer(nn.Module):
             on_failure=options.on_failure,
             certify=options.certify,
         )
+
+
+def check_options(name: str, options: Any) -> None:
+    if not isinstance(options, Options):
+        raise TypeError(f"{name}: options must be nn.Options(...), got {options!r}")
 
 
 def _cut(leaf: Any) -> Any:

@@ -182,7 +182,8 @@ def _pgd(
         forward = x - alpha * program.gradient(x, params)
         return polyhedron(
             forward, G, matvec(G, y) - g, A, matvec(A, y) - h,
-            method=method, start=y, solver=inner_solver, certify=options.certify,
+            method=method, start=y, solver=inner_solver,
+            certify=options.certify, on_failure=options.on_failure,
         )  # fmt: skip
 
     def auto(x: Tensor, params: tuple[Any, ...]) -> Tensor:

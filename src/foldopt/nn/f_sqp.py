@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, start_of
+from foldopt.nn._optimizer import (
+    DEFAULT,
+    FoldedOptimizer,
+    Options,
+    Solver,
+    check_options,
+    like,
+    start_of,
+)
 from foldopt.operators import Method, PrimalDual
 from foldopt.operators.quadratic_program import Solver as InnerSolver
 from foldopt.steps import multipliers, sqp
@@ -73,15 +81,17 @@ def f_sqp(
     >>> r.grad
     tensor([[1.]])
     """
+    check_options("f_sqp", options)
     step = sqp(
         objective, inequality, equality, step_size,
-        method=method, solver=inner_solver, certify=options.certify, shared=shared,
+        method=method, solver=inner_solver, shared=shared,
+        certify=options.certify, on_failure=options.on_failure,
     )  # fmt: skip
     find = multipliers(objective, inequality, equality, shared=shared)
 
     def to_state(found: Any, *params: Any) -> PrimalDual:
         if isinstance(found, (tuple, list)) and len(found) == 3:
-            return PrimalDual(*(like(part, params) for part in found))
+            return PrimalDual(*(start_of("f_sqp", part, params) for part in found))
         x = start_of("f_sqp", found, params) if solver is None else like(found, params)
         return find(x, *params)
 

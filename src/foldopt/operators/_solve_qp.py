@@ -123,6 +123,7 @@ def solve_qp(
     penalty = torch.ones(samples, dtype=dtype, device=qp.p.device)
     w = matvec(program.G, best.x.nan_to_num()) if m else program.h
     spent, last = 0, guess
+    verdict = torch.zeros_like(error, dtype=torch.int64)
     while spent < max_iterations and bool((error > tolerance).any()):
         prepared = _admm.precompute(
             _proximal(program.Q), program.p, program.A, program.b, program.G,
@@ -138,13 +139,18 @@ def solve_qp(
         if exact:
             slack = matvec(program.G, trial.x) - program.h
             active = active_set(slack, trial.inequality / penalty[..., None])
-            best, error = _better(program, best, error, polish(program, active))
+            polished = polish(program, active)
+            best, error = _better(program, best, error, polished)
             stuck = (error > tolerance) & (active == last).all(-1)
             if bool(stuck.any()):
                 best, error = _unstick(program, best, error, trial, active, stuck)
+                found = _no_solution(program, _admm.readout(before, *prepared), trial, polished)
+                verdict = torch.where(error > tolerance, found, verdict)
+                error = torch.where(verdict == 0, error, 0)
             last = active
         w, penalty = _balance(program, trial, w, before, penalty)
     status = torch.where(error <= tolerance, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
+    status = torch.where(verdict == 0, status, verdict)
     fine = usable & torch.isfinite(best.x).all(-1)
     status = torch.where(fine, status, int(Status.NONFINITE))
     unscaled = PrimalDual(
@@ -190,15 +196,48 @@ def _with_next(qp: QP, point: PrimalDual, active: Tensor) -> Tensor:
 
     A linear program has flat directions as long as it is not at a vertex, and ADMM may creep there.
     """
-    x, lam, nu = point
-    if not lam.shape[-1]:
+    if not active.shape[-1]:
         return active
-    descent = -(matvec(qp.Q, x) + qp.p + matvec(qp.G.mT, lam) + matvec(qp.A.mT, nu))
-    speed, slack = matvec(qp.G, descent), qp.h - matvec(qp.G, x)
+    speed, slack = -matvec(qp.G, _slope(qp, point)), qp.h - matvec(qp.G, point.x)
     towards = ~active & (speed > torch.finfo(speed.dtype).eps ** 0.7)
     time = torch.where(towards, slack / torch.where(towards, speed, 1), torch.inf)
     first = time.argmin(-1, keepdim=True)
     return active | (torch.isfinite(time) & torch.zeros_like(active).scatter(-1, first, True))
+
+
+def _no_solution(qp: QP, old: PrimalDual, new: PrimalDual, near: PrimalDual) -> Tensor:
+    """INFEASIBLE or UNBOUNDED where a certificate of it is at hand, 0 elsewhere; ``(B,)``.
+
+    Of a program without a solution ADMM's iterates end in steps of constant length, which are such
+    certificates. A certificate is its own proof, wherever it came from.
+    """
+    small = torch.finfo(qp.p.dtype).eps ** 0.6
+    lam, nu = (new.inequality - old.inequality).clamp_min(0), new.equality - old.equality
+    # What no multiplier removes of an equality proves as much: Aᵀν = 0 and bᵀν < 0.
+    rest = matvec(qp.A, near.x) - qp.b
+    status = qp.p.new_zeros(len(qp.p), dtype=torch.int64)
+    for y, z in ((lam, nu), (torch.zeros_like(lam), rest)):
+        # Gᵀy + Aᵀz = 0, y ≥ 0 and hᵀy + bᵀz < 0: no x has G x ≤ h and A x = b (Farkas).
+        size = y.sum(-1) + z.abs().sum(-1)
+        pull = _largest(matvec(qp.G.mT, y) + matvec(qp.A.mT, z))
+        used = torch.where(y > 0, qp.h, 0)
+        worth, scale = (used * y).sum(-1) + (qp.b * z).sum(-1), _largest(used) + _largest(qp.b)
+        proved = (pull <= small * size) & (worth < -1e3 * small * size * scale)
+        status = torch.where(proved, int(Status.INFEASIBLE), status)
+    for d in (new.x - old.x, -_slope(qp, near)):
+        # Q d = 0, G d ≤ 0, A d = 0 and pᵀd < 0: down without end.
+        size = _largest(d)
+        rise = torch.where(torch.isinf(qp.h), 0, matvec(qp.G, d)).clamp_min(0)
+        moved = torch.stack([_largest(part) for part in (matvec(qp.Q, d), rise, matvec(qp.A, d))])
+        down = (qp.p * d).sum(-1) < -1e3 * small * size * _largest(qp.p)
+        proved = (moved.amax(0) <= small * size) & down & (status == 0)
+        status = torch.where(proved, int(Status.UNBOUNDED), status)
+    return status
+
+
+def _slope(qp: QP, point: PrimalDual) -> Tensor:
+    x, lam, nu = point
+    return matvec(qp.Q, x) + qp.p + matvec(qp.G.mT, lam) + matvec(qp.A.mT, nu)
 
 
 def _balance(

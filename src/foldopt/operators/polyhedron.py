@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foldopt._arguments import CERTIFY
+from foldopt._arguments import CERTIFY, OnFailure
 from foldopt.certify import Certify
 from foldopt.operators._kkt import PrimalDual
 from foldopt.operators.quadratic_program import Method, Solver, quadratic_program
@@ -25,6 +25,7 @@ def polyhedron(
     solver: Solver | None = None,
     max_iterations: int = 10_000,
     certify: Certify = CERTIFY,
+    on_failure: OnFailure = "raise",
 ) -> Tensor:
     r"""Project on a polyhedron :math:`\{x : G x \le h,\; A x = b\}`.
 
@@ -37,7 +38,7 @@ def polyhedron(
         ``(*batch, n)``.
     G, h, A, b
         As for :func:`quadratic_program`; differentiable too.
-    method, start, solver, max_iterations, certify
+    method, start, solver, max_iterations, certify, on_failure
         As for :func:`quadratic_program`.
 
     Returns
@@ -70,5 +71,5 @@ def polyhedron(
     return quadratic_program(
         identity, -y, G, h, A, b,
         method=method, start=start, solver=solver, max_iterations=max_iterations,
-        certify=certify,
+        certify=certify, on_failure=on_failure,
     ).x  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from foldopt._arguments import CERTIFY
+from foldopt._arguments import CERTIFY, OnFailure
 from foldopt._calculus import wrapped_by_a_transform
 from foldopt.certify import Certify
 from foldopt.layer import folded
@@ -46,6 +46,7 @@ def quadratic_program(
     solver: Solver | None = None,
     max_iterations: int = 10_000,
     certify: Certify = CERTIFY,
+    on_failure: OnFailure = "raise",
 ) -> PrimalDual:
     r"""Solve a convex quadratic program, with derivatives in all its data.
 
@@ -79,9 +80,9 @@ def quadratic_program(
         effect with ``"qpth"``.
     max_iterations
         Of that ADMM.
-    certify
-        The thresholds of the fixed-point certificate, see :func:`~foldopt.fold`; no effect with
-        ``"qpth"``.
+    certify, on_failure
+        The thresholds of the fixed-point certificate, and what to do about a sample that fails,
+        see :func:`~foldopt.fold`; no effect with ``"qpth"``, which raises.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def quadratic_program(
     Raises
     ------
     FoldError
-        If the program is not solved (it may be infeasible or unbounded).
+        If the program is not solved. Its status is INFEASIBLE or UNBOUNDED where that is proved.
     TypeError, ValueError
         If shapes or kinds do not fit, or Q is not positive semidefinite.
 
@@ -122,7 +123,7 @@ def quadratic_program(
     Q, *rest = blocks
     blocks = ((Q + Q.mT) / 2, *rest)  # all that xᵀQx sees; the gradient is symmetric then
     near = None if start is None else flat_start(start, batch, blocks)
-    solve = _Forward(near, solver, max_iterations, certify)
+    solve = _Forward(near, solver, max_iterations, certify, on_failure)
     point = _DIFFERENTIATE[method](solve, *blocks)
     return PrimalDual(*(part.reshape(*batch, part.shape[-1]) for part in point))
 
@@ -137,9 +138,7 @@ def check_method(name: str, method: Any) -> None:
 
 
 def _by_active_set(solve: _Forward, *blocks: Tensor) -> PrimalDual:
-    return folded(Step(_newton, newton=True, name="active_set"), certify=solve.certify)(
-        solve.point
-    )(*blocks)
+    return solve.fold(Step(_newton, newton=True, name="active_set"), solve.point)(*blocks)
 
 
 def _newton(
@@ -182,7 +181,7 @@ def _by_admm(solve: _Forward, *blocks: Tensor) -> PrimalDual:
         return Solution(_admm.state_of(point, given[2], penalty[..., None]), status)
 
     step = Step(lambda w, _held, prepared: _admm.update(w, *prepared), name="admm_qp")
-    w = folded(step, certify=solve.certify)(state)(held, prepared[:4])
+    w = solve.fold(step, state)(held, prepared[:4])
     return _admm.readout(w, *prepared)
 
 
@@ -201,9 +200,15 @@ class _Forward:
         solver: Solver | None,
         max_iterations: int,
         certify: Certify,
+        on_failure: OnFailure,
     ) -> None:
         self.start, self.solver, self.max_iterations = start, solver, max_iterations
         self.certify = certify
+        self.on_failure: OnFailure = on_failure
+
+    def fold(self, step: Step, solver: Solver) -> Callable[..., Any]:
+        """The solver with the derivative of a step."""
+        return folded(step, certify=self.certify, on_failure=self.on_failure)(solver)
 
     def point(self, *blocks: Tensor) -> Solution:
         """The solution with its multipliers, and each sample's status."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foldopt._arguments import CERTIFY
+from foldopt._arguments import CERTIFY, OnFailure
 from foldopt.certify import Certify
 from foldopt.operators._kkt import PrimalDual, active_set
 from foldopt.operators.quadratic_program import Method, Solver, check_method, quadratic_program
@@ -28,6 +28,7 @@ def sqp(
     method: Method = "active_set",
     solver: Solver | None = None,
     certify: Certify = CERTIFY,
+    on_failure: OnFailure = "raise",
     shared: Sequence[int] = (),
 ) -> Step:
     r"""Sequential quadratic programming for min f(x) s.t. g(x) ≤ 0, h(x) = 0.
@@ -56,8 +57,8 @@ def sqp(
         :func:`~foldopt.operators.quadratic_program`.
     solver
         What solves the inner program, see there; None for ADMM in PyTorch.
-    certify
-        The thresholds for the inner fold, see there.
+    certify, on_failure
+        For the inner fold, see there.
     shared
         Which of the params, by position, all samples share; the others have one row a sample.
 
@@ -115,8 +116,9 @@ def sqp(
         p = p + weight * ((G.mT @ (a * g)[..., None] + A.mT @ h[..., None])[..., 0])
         start = PrimalDual(torch.zeros_like(y), mu, eta)
         d, mu_new, eta_new = quadratic_program(
-            H, p, G, -g, A, -h, method=method, start=start, solver=solver, certify=certify
-        )
+            H, p, G, -g, A, -h,
+            method=method, start=start, solver=solver, certify=certify, on_failure=on_failure,
+        )  # fmt: skip
         moves = (d, mu_new - lam, eta_new - nu)
         new = (old + alpha * move for old, move in zip((x, lam, nu), moves, strict=True))
         return type(z)(*new) if hasattr(z, "_fields") else type(z)(new)
