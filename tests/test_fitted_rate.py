@@ -158,6 +158,8 @@ def test_problems_that_have_no_trace() -> None:
         fo.backward_trace(lambda x, c: 0.5 * x + 1 + 0 * c, X, C)
     with pytest.raises(fo.FoldError, match=r"backward_trace: the reference: .* I − Φ is singular"):
         fo.backward_trace(lambda x, c: x + 0 * c, X, C)
+    with pytest.raises(fo.FoldError, match="mixes samples"):
+        fo.backward_trace(lambda x, c: x - x.mean(0) + c, torch.ones(3, 2), torch.ones(3, 2))
     with pytest.raises(ValueError, match="x_star is empty"):
         fo.backward_trace(lambda x, c: 0.5 * x + c, X[:0], C[:0])
     with pytest.warns(fo.FoldWarning, match=r"the step moves x_star by up to .* 1.1e-01"):

@@ -133,11 +133,13 @@ def test_repeated_rows_do_not_change_the_derivative_of_x(
 
 
 def test_second_derivatives_where_constraints_are_dependent() -> None:
-    blocks = leaves(1, n=3, m=5, k=1)
-    assert (quadratic_program(*blocks).inequality > 1e-3).any()
+    rows = [[[2.0, 0.3], [0.3, 1.0]], [-3.0, -1.0], [[1.0, 0.5]], [0.5]]  # active, λ > 0
+    blocks = [torch.tensor([part], dtype=F64, requires_grad=True) for part in rows]
 
     def copied(Q: Tensor, p: Tensor, *rest: Tensor) -> PrimalDual:
         return quadratic_program(Q, p, *(part.repeat_interleave(2, 1) for part in rest))
+
+    assert (copied(*blocks).inequality > 0.1).all()
 
     assert gradcheck(lambda *b: together(copied(*b)), blocks, check_forward_ad=True)
     assert gradgradcheck(lambda *b: copied(*b).x, blocks)

@@ -91,7 +91,7 @@ def test_another_proximal_operator(batched: bool) -> None:
     D = leaf(*([3] * batched), M, N)
     step = fdpg(groups)
     x = denoised(step, d, D, weight)
-    w = fo.unroll(step, torch.zeros(3, M, dtype=F64), d, D, weight, iterations=1500)
+    w = fo.unroll(step, torch.zeros(3, M, dtype=F64), d, D, weight, iterations=600)
     unrolled = step.solution(w, d, D, weight)
     torch.testing.assert_close(x, unrolled, rtol=0, atol=1e-9)
     weights = torch.randn_like(x)

@@ -255,6 +255,9 @@ def test_options_of_another_kind(options: Any, error: type[Exception], says: str
 
 
 def test_make_step_must_make_steps() -> None:
+    x = torch.ones(3, 2)
+    with pytest.raises(fo.FoldError, match="mixes samples"):
+        fo.tune_step_size(lambda alpha: lambda x, c: x - alpha * x.mean(0) + 0 * c, x, x)
     c: Any = torch.ones(1, 2)
     with pytest.raises(TypeError, match=r"make_step must be callable, make_step\(α\), got Tensor"):
         fo.tune_step_size(c, c, c)

@@ -11,7 +11,7 @@ from foldopt._arguments import AUTO, CERTIFY, Step
 from foldopt._calculus import forward_mode_active, transforms_active
 from foldopt._call import Call, prepare
 from foldopt._tree import Leaves
-from foldopt.certify import fixed_point_residual
+from foldopt.certify import _check_mixing, fixed_point_residual
 from foldopt.jacobian import StepJacobian
 from foldopt.status import FoldError, FoldWarning
 
@@ -50,6 +50,12 @@ def record_step(
         wanted = tuple(leaf.is_floating_point() for leaf in call.tensors)
     wanted = [differentiate_params and want for want in wanted]
     return call, StepJacobian(call.update, starts, call.tensors, batch_dims, wanted)
+
+
+def refuse_mixing(jacobian: StepJacobian) -> None:
+    """Raise where one sample's update depends on another's x: there is no Φ of each sample."""
+    if jacobian.layout.samples > 1 and jacobian.layout.n > 0:
+        _check_mixing(jacobian)
 
 
 def in_batch(jacobian: StepJacobian, value: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from foldopt._arguments import Step
 from foldopt._call import Call, graph_break
 from foldopt._tree import Leaves, describe, flatten, unflatten
 from foldopt.diagnose._gradient_errors import Gradient, adjoint, curve, unrolled
-from foldopt.diagnose._point import record_step, warn_if_moved
+from foldopt.diagnose._point import record_step, refuse_mixing, warn_if_moved
 from foldopt.diagnose.trace import Curve, Trace
 from foldopt.jacobian import StepJacobian, _leaf, _no_inference_mode
 from foldopt.linear import CG, GMRES, LFPI, BiCGSTAB, LinearSolver
@@ -138,6 +138,7 @@ def backward_trace(
         )
         if jacobian.residual.numel() == 0:
             raise ValueError(f"backward_trace: x_star is empty: {describe(jacobian.x)}")
+        refuse_mixing(jacobian)
         warn_if_moved("backward_trace", jacobian, stacklevel=4)
         begin = _start(start, call, jacobian, generator)
         value = _loss(loss, cotangent, call, jacobian)

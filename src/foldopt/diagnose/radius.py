@@ -10,9 +10,8 @@ from torch import Tensor
 
 from foldopt._arguments import Step
 from foldopt._call import graph_break
-from foldopt.certify import _check_mixing
 from foldopt.diagnose._arnoldi import Dominant, dominant
-from foldopt.diagnose._point import in_batch, record_step
+from foldopt.diagnose._point import in_batch, record_step, refuse_mixing
 from foldopt.jacobian import StepJacobian
 from foldopt.linear._common import default_rtol, tolerances
 from foldopt.status import FoldWarning
@@ -132,8 +131,7 @@ def spectral_radius(
     """
     check_options(tolerance, rtol, max_products)
     _, jacobian = record_step("spectral_radius", step, x_star, params, batch_dims)
-    if jacobian.layout.samples > 1 and jacobian.layout.n > 0:
-        _check_mixing(jacobian)
+    refuse_mixing(jacobian)
     return summarise(jacobian, dominant_of(jacobian, rtol, max_products), tolerance, warn=True)
 
 

@@ -10,10 +10,10 @@ import torch
 from foldopt._arguments import CERTIFY, Step
 from foldopt._call import graph_break
 from foldopt._tree import Leaves
-from foldopt.certify import Certify, _check_mixing, _graph_leaves
+from foldopt.certify import Certify, _graph_leaves
 from foldopt.diagnose import _health as health
 from foldopt.diagnose._advice import advice
-from foldopt.diagnose._point import in_batch, moved, record_step
+from foldopt.diagnose._point import in_batch, moved, record_step, refuse_mixing
 from foldopt.diagnose.health_report import Report, least_of, worst
 from foldopt.diagnose.radius import dominant_of, summarise
 from foldopt.jacobian import StepJacobian, _no_inference_mode
@@ -122,10 +122,8 @@ def diagnose(
 
 def _mixing(jacobian: StepJacobian) -> str | None:
     """What a fold would say of samples that depend on one another; None if they do not."""
-    if jacobian.layout.samples < 2 or jacobian.layout.n == 0:
-        return None
     try:
-        _check_mixing(jacobian)
+        refuse_mixing(jacobian)
     except FoldError as error:
         message = str(error).removeprefix("fold: ")
         return message[0].upper() + message[1:]

@@ -10,6 +10,7 @@ import torch
 
 from foldopt._arguments import Step
 from foldopt._call import graph_break
+from foldopt.diagnose._point import refuse_mixing
 from foldopt.diagnose._search import Family, from_both_ends, unbounded, within
 from foldopt.diagnose.radius import check_options
 
@@ -127,6 +128,7 @@ def tune_step_size(
     check_bounds(bounds)
     family = Family(make_step, x_star, params, batch_dims, rtol, max_products)
     middle = 1.0 if bounds is None else math.sqrt(bounds[0] * bounds[1])
+    refuse_mixing(family.jacobian(middle))
     if family.jacobian(middle).residual.numel() == 0:
         return StepSize(middle, 0.0, 0, 0)
     if getattr(make_step(middle), "symmetric", False):

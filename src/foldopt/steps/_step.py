@@ -67,15 +67,6 @@ def positive_step_size(step_size: float | Tensor) -> None:
         raise ValueError(f"step_size must be finite and above 0, got {step_size!r}")
 
 
-def descend(x: Any, gradient: Any, step_size: float | Tensor) -> Any:
-    """x − α ∇f, leaf by leaf."""
-    leaves, spec = flatten(x)
-    slopes, _ = flatten(gradient)
-    return unflatten(
-        [leaf - step_size * slope for leaf, slope in zip(leaves, slopes, strict=True)], spec
-    )
-
-
 def positions_of(argument: str, positions: Sequence[int]) -> tuple[int, ...]:
     """The positions of some params, checked."""
     if not isinstance(positions, Sequence) or not all(isinstance(p, int) for p in positions):
