@@ -159,10 +159,11 @@ def test_transforms(name: str, size: str) -> None:
         torch.func.vmap(torch.func.grad(loss(step), (1, 2)))(x, c, Q) for step in (ours, plain)
     )
     torch.testing.assert_close(found, wanted)
-    found, wanted = (
-        torch.func.jacfwd(lambda c, step=step: fo.fold(step, x, c, Q))(c) for step in (ours, plain)
-    )
-    torch.testing.assert_close(found, wanted)
+    for transform in (torch.func.jacfwd, torch.func.jacrev):
+        found, wanted = (
+            transform(lambda c, step=step: fo.fold(step, x, c, Q))(c) for step in (ours, plain)
+        )
+        torch.testing.assert_close(found, wanted)
     phi = torch.func.jacrev(ours)(x, c, Q)
     torch.testing.assert_close(phi, torch.func.jacfwd(ours)(x, c, Q))
     together = ours(x, c, Q).detach()

@@ -143,6 +143,12 @@ def test_a_constraint_that_is_not_affine(make: Any, role: str) -> None:
             call()
 
 
+def test_a_constraint_that_is_hardly_curved_is_not_affine() -> None:
+    layer = f_pgd_a(lambda x, c: c @ x, lambda x, c: x.sum() + 0.01 * x[1] ** 2)
+    with pytest.raises(ValueError, match="inequality is not affine in x"):
+        layer(points([0.5, 0.7, -1.0]), x0=torch.zeros(1, 3, dtype=F64))
+
+
 def test_a_constraint_that_only_looks_curved_is_affine() -> None:
     """Of any size, and one that is curved in the params alone."""
     c = points([0.5, 0.7, -1.0])

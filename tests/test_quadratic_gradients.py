@@ -145,6 +145,20 @@ def test_second_derivatives_where_constraints_are_dependent() -> None:
     assert gradgradcheck(lambda *b: copied(*b).x, blocks)
 
 
+@pytest.mark.parametrize("method", ["active_set", "qpth"])
+def test_multipliers_of_dependent_rows_have_the_derivative_of_least_norm(method: Any) -> None:
+    """Min ½‖x‖² + pᵀx s.t. x₀ ≤ 1, written with rows of the lengths 1, 1 and 4: see the values."""
+    skip_without_qpth(method)
+    p = torch.tensor([-3.0, 0.2], dtype=F64, requires_grad=True)
+    G = torch.tensor([[1.0, 0], [1, 0], [4, 0]], dtype=F64)
+    lam = quadratic_program(torch.eye(2, dtype=F64), p, G, G[:, 0], method=method).inequality
+    share = torch.tensor([1 / 3, 1 / 3, 1 / 12], dtype=F64)
+    torch.testing.assert_close(lam, 2 * share, rtol=0, atol=1e-6)
+    rows = [torch.autograd.grad(lam[i], p, retain_graph=True)[0] for i in range(3)]
+    wanted = torch.stack([-share, torch.zeros(3, dtype=F64)], -1)
+    torch.testing.assert_close(torch.stack(rows), wanted, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", FULL)
 def test_weakly_active_constraint_has_a_one_sided_derivative(method: Any) -> None:
     """The projection on x₀ ≤ h at c₀ = h."""

@@ -33,9 +33,14 @@ class Curve:
     def fitted_rate(self, power: float = 0.0) -> float:
         """−d log(error)/dk where the curve is asymptotic, to be compared with −log ρ(Φ).
 
-        A least-squares line through log(error) − power · log k, over the second half of the points
-        above the rounding floor. From the fixed point the error is like ρ^k (``power=0``), from
+        A least-squares line through log(error) − power · log k, over the last two thirds of the
+        points above the rounding floor, with a decaying transient where that explains most of
+        what the line leaves over. From the fixed point the error is like ρ^k (``power=0``), from
         elsewhere like k ρ^k (``power=1``). inf where two products leave nothing.
+
+        A curve falls faster than ρ^k for as long as other eigenvalues have more of the gradient,
+        or for ever if the dominant one has nothing of it; one that oscillates more slowly than
+        it falls says little. The fit cannot know.
 
         Raises
         ------
