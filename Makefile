@@ -26,7 +26,7 @@ format: .venv/.test
 	touch $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[experiments,cvxpy,dev]"
+	$(PIP) -e ".[experiments,cvxpy,gurobi,distributed,dev]"
 	$(PIP) --no-deps qpth  # asks for numpy < 2, and runs with any
 	touch $@ .venv/.demo
 

@@ -22,8 +22,8 @@ LONGEST = 300
 
 # A new module or subpackage needs a place here, and in the table of CONTRIBUTING.md.
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("status", "step", "_tree", "_calculus"),
-    1: ("jacobian", "_operator", "prox", "projections"),
+    0: ("status", "step", "_tree", "_calculus", "_functions"),
+    1: ("jacobian", "_operator", "_gradient", "_program", "prox", "projections"),
     2: ("linear",),
     3: (
         "certify",

@@ -16,7 +16,17 @@ import foldopt
 
 ROOT = pathlib.Path(__file__).parents[1]
 DISTRIBUTION = "fold-opt"
-EXTRAS = {"solvers", "cvxpy", "experiments", "docs", "dev", "all"}
+EXTRAS = {
+    "solvers",
+    "gurobi",
+    "distributed",
+    "cvxpy",
+    "experiments",
+    "docs",
+    "dev",
+    "all",
+}
+INSTALLED = (None, "experiments", "cvxpy", "gurobi", "distributed", "dev")  # by `make test`
 
 
 def test_the_package_is_typed() -> None:
@@ -59,9 +69,9 @@ def test_constraints_pin_what_ci_installs() -> None:
     assert str(pins["torch"].specifier) == "==2.13.0"
     for pin in pins.values():
         assert [clause.operator for clause in pin.specifier] == ["=="], f"{pin} is not a pin"
-    # What `make test` installs. On Python 3.10 CI leaves some pins out: see ci.yml.
+    # On Python 3.10 CI leaves some pins out: see ci.yml.
     if sys.version_info >= (3, 11):
-        wanted = [required(extra) for extra in (None, "experiments", "cvxpy", "dev")]
+        wanted = [required(extra) for extra in INSTALLED]
         for requirement in [one for some in wanted for one in some]:
             assert requirement.name in pins, f"constraints.txt does not pin {requirement.name}"
             (clause,) = pins[requirement.name].specifier
@@ -69,7 +79,22 @@ def test_constraints_pin_what_ci_installs() -> None:
 
 
 def test_the_import_is_light() -> None:
-    heavy = {"scipy", "qpsolvers", "piqp", "cvxpy", "matplotlib", "rich", "typer", "jax"}
+    heavy = {
+        "scipy",
+        "loky",
+        "pyscipopt",
+        "ipyopt",
+        "moreau",
+        "distributed",
+        "gurobipy",
+        "qpsolvers",
+        "piqp",
+        "cvxpy",
+        "matplotlib",
+        "rich",
+        "typer",
+        "jax",
+    }
     code = f"import sys, foldopt; print(*sorted({heavy} & set(sys.modules)))"
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False

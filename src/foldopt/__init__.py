@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foldopt import diagnose, nn, operators, projections, prox, steps
+from foldopt import diagnose, nn, operators, projections, prox, solvers, steps
 from foldopt.certify import Certify
 from foldopt.diagnose import backward_trace, spectral_radius, tune_step_size
 from foldopt.fold import fold
@@ -40,6 +40,7 @@ __all__ = [
     "projections",
     "prox",
     "record",
+    "solvers",
     "spectral_radius",
     "steps",
     "tune_step_size",

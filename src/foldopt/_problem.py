@@ -66,6 +66,7 @@ class Problem:
         self.forward = forward
         self.options = options
         self.failed: Tensor | None = None  # samples masked out, boolean (B,)
+        self.messages: tuple[str, ...] = ()  # what the solver said of each sample
         self._base = base
         self._children: dict[tuple, Problem] = {}
         self._recorded: tuple[tuple, StepJacobian] | None = None
@@ -105,10 +106,10 @@ class Problem:
                 Event("forward", "solver and certificate", known, zeros, relative, seconds)
             )
         if status is not None and bool(Status.failed(status).any()):
-            poisoned = [
-                bool(leaf.is_floating_point() and not torch.isfinite(leaf).all()) for leaf in params
-            ]
-            message = checks.forward_message(status, relative, error_above, any(poisoned))
+            poisoned = any(
+                leaf.is_floating_point() and not torch.isfinite(leaf).all() for leaf in params
+            )
+            message = checks.forward_message(status, relative, error_above, poisoned, self.messages)
             checks.report(options.on_failure, message, status)
             if options.on_failure == "mask":
                 self.failed = Status.failed(status)

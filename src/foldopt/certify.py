@@ -70,8 +70,14 @@ def forward_status(relative: Tensor, reported: Tensor | None, error_above: float
     return torch.where(off, int(Status.NOT_FIXED), status)
 
 
-def forward_message(status: Tensor, relative: Tensor, error_above: float, poisoned: bool) -> str:
-    """What to say of samples that failed on the way forward."""
+def forward_message(
+    status: Tensor,
+    relative: Tensor,
+    error_above: float,
+    poisoned: bool,
+    said: tuple[str, ...] = (),
+) -> str:
+    """What to say of samples that failed on the way forward; ``said``: the solver's own words."""
     lines = [f"fold: the forward pass failed: {tally(status)}."]
     if poisoned:
         lines.append("The params hold NaN or inf: look there first.")
@@ -97,6 +103,9 @@ def forward_message(status: Tensor, relative: Tensor, error_above: float, poison
             "differentiate there. Check those samples' problem data or the solver's limits "
             "(fixed_point: max_iterations, rtol, method, or a step with a smaller step size)."
         )
+    words = [f"sample {i}: {text}" for i, text in enumerate(said) if text]
+    if words:
+        lines.append(f"The solver says of {words[0]}.")
     lines.append("on_failure='mask' gives failed samples a zero gradient and keeps the others.")
     return " ".join(lines)
 

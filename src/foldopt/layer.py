@@ -208,7 +208,8 @@ def _by_solver(solver: Solver, call: Call) -> Forward:
             )
         status = None
         if isinstance(x, Solution):
-            x, status = x
+            problem.messages = _messages(x)
+            x, status = x.x, x.status
         leaves = call.take_solution(x)
         if status is not None:
             status = torch.as_tensor(status).reshape(-1)
@@ -219,3 +220,8 @@ def _by_solver(solver: Solver, call: Call) -> Forward:
 
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
+
+
+def _messages(solution: Solution) -> tuple[str, ...]:
+    said = solution.messages
+    return (said,) if isinstance(said, str) else tuple(said or ())

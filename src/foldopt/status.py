@@ -19,7 +19,10 @@ class Status(enum.IntEnum):
     """The outcome of one sample, forward or backward.
 
     ``CONVERGED`` and ``LEAST_SQUARES`` (the minimum-norm least-squares answer of a singular
-    system, given because it was asked for) are successes; everything else is a failure.
+    system, given because it was asked for) are successes; everything else is a failure. Of those,
+    ``TIME_LIMIT`` and ``INACCURATE`` come with an x: the best that the solver had when its time
+    ran out, and one that met only a looser tolerance than asked for. ``FAILED``: the solver raised,
+    or its process died.
     """
 
     CONVERGED = 0
@@ -32,6 +35,9 @@ class Status(enum.IntEnum):
     UNBOUNDED = 7
     NOT_FIXED = 8
     LEAST_SQUARES = 9
+    TIME_LIMIT = 10
+    INACCURATE = 11
+    FAILED = 12
 
     @staticmethod
     def failed(status: Tensor) -> Tensor:
@@ -66,10 +72,21 @@ class Solution(NamedTuple):
         The solution: a tensor, a numpy array, or a nested tuple, list or dict of them.
     status
         Integer tensor or array of :class:`Status` values, shape ``(*batch,)``; None: all is well.
+    multipliers
+        Lagrange multipliers, in whatever structure the solver has; None: it has none.
+    gap
+        How far the objective may be from the best possible one, relative to its own size; shape
+        ``(*batch,)``, NaN where that is unknown. None: it is unknown everywhere.
+    messages
+        What the solver said of each sample, a tuple of texts, ``""`` where all is well; one text
+        for one sample; None: nothing.
     """
 
     x: Any
     status: Any = None
+    multipliers: Any = None
+    gap: Any = None
+    messages: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

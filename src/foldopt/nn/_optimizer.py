@@ -147,8 +147,9 @@ class FoldedOptimizer(nn.Module):
 
         def solve(held: tuple[Any, ...], _prepared: Any) -> Any:
             found = solver(*held)
-            found, status = found if isinstance(found, Solution) else (found, None)
-            return Solution(self.to_state(found, *held), status)
+            if isinstance(found, Solution):
+                return found._replace(x=self.to_state(found.x, *held))
+            return Solution(self.to_state(found, *held))
 
         def update(state: Any, _held: Any, prepared: tuple[Any, ...]) -> Any:
             return step.update(state, *prepared)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foldopt._program import Constraint, Function, Program
 from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, start_of
 from foldopt.operators._inverse import matvec
 from foldopt.operators.polyhedron import polyhedron
 from foldopt.operators.quadratic_program import Solver as InnerSolver
 from foldopt.operators.quadratic_program import check_method
 from foldopt.step import Step
-from foldopt.steps._program import Constraint, Function, Program
 from foldopt.steps._step import detached, positive_step_size
 
 __all__ = ["f_pgd_a", "f_pgd_b"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from foldopt._program import Constraint, Function
 from foldopt.nn._optimizer import (
     DEFAULT,
     FoldedOptimizer,
@@ -17,7 +18,6 @@ from foldopt.nn._optimizer import (
 from foldopt.operators import Method, PrimalDual
 from foldopt.operators.quadratic_program import Solver as InnerSolver
 from foldopt.steps import multipliers, sqp
-from foldopt.steps._program import Constraint, Function
 
 __all__ = ["f_sqp"]
 

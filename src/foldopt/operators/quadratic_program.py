@@ -76,7 +76,8 @@ def quadratic_program(
         constraints that are active there are tried first, which often is all it takes.
     solver
         ``solver(Q, p, G, h, A, b) -> (x, inequality, equality)``, any code, on tensors
-        ``(B, …)``: what solves the program. None: ADMM in PyTorch, finished by a KKT solve. Of no
+        ``(B, …)``: what solves the program; or one of :mod:`foldopt.solvers`, such as
+        ``solvers.QP()``. None: ADMM in PyTorch, finished by a KKT solve. Of no
         effect with ``"qpth"``.
     max_iterations
         Of that ADMM.
@@ -177,8 +178,8 @@ def _by_admm(solve: _Forward, *blocks: Tensor) -> PrimalDual:
 
     def state(held: tuple[Tensor, ...], _prepared: Any) -> Solution:
         *given, penalty = held
-        point, status = solve.point(*given)
-        return Solution(_admm.state_of(point, given[2], penalty[..., None]), status)
+        found = solve.point(*given)
+        return found._replace(x=_admm.state_of(found.x, given[2], penalty[..., None]))
 
     step = Step(lambda w, _held, prepared: _admm.update(w, *prepared), name="admm_qp")
     w = solve.fold(step, state)(held, prepared[:4])
@@ -215,7 +216,13 @@ class _Forward:
         qp = QP(*blocks)
         check_convex(qp.Q)
         if self.solver is not None:
-            return Solution(as_point(self.solver(*blocks), qp))
+            found = self.solver(*blocks)
+            if not isinstance(found, Solution):
+                return Solution(as_point(found, qp))
+            # One of foldopt.solvers, say: x, and λ and ν first among the multipliers.
+            parts = (found.x, *(found.multipliers or ())[:2])
+            point = as_point(parts if len(parts) == 3 else found.x, qp)
+            return Solution(point, found.status, messages=found.messages)
         return Solution(*solve_qp(qp, self._guess(qp), self.max_iterations))
 
     def _guess(self, qp: QP) -> Tensor | None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from foldopt import _calculus as calculus
+from foldopt._gradient import objective_gradient
 from foldopt._tree import Layout, Leaves, flatten, unflatten
 from foldopt.diagnose._lanczos import best_step_size, ends, ends_on_set, krylov
-from foldopt.steps._step import objective_gradient, positive_step_size
+from foldopt.steps._step import positive_step_size
 
 StepSizeLike = float | Tensor | Callable[..., Any] | Literal["auto"]
 Chooser = Callable[[Any, tuple[Any, ...]], "float | list[Tensor]"]

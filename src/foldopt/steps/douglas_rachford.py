@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from foldopt._functions import check_functions, positions_of
 from foldopt.step import Step
-from foldopt.steps._step import check_functions, positions_of, positive_step_size, select
+from foldopt.steps._step import positive_step_size, select
 
 __all__ = ["douglas_rachford"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from foldopt import prox as operators
+from foldopt._functions import check_functions
 from foldopt.operators._inverse import matvec
 from foldopt.step import Step
-from foldopt.steps._step import check_functions
 
 __all__ = ["fdpg"]
 

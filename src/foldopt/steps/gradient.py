@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from foldopt._functions import check_functions, positions_of
+from foldopt._gradient import objective_gradient
 from foldopt.step import Step
-from foldopt.steps._step import check_functions, objective_gradient, positions_of, select
+from foldopt.steps._step import select
 from foldopt.steps._step_size import (
     StepSizeLike,
     chooser,

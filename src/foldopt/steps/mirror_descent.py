@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from foldopt._functions import check_functions
+from foldopt._gradient import objective_gradient
 from foldopt.step import Step
-from foldopt.steps._step import check_functions, objective_gradient, positive_step_size
+from foldopt.steps._step import positive_step_size
 
 __all__ = ["mirror_descent"]
 

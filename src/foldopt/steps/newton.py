@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from foldopt._program import Constraint, Program
 from foldopt.operators._inverse import matvec, symmetric_inverse
 from foldopt.operators._kkt import (
     PrimalDual,
@@ -16,7 +17,6 @@ from foldopt.operators._kkt import (
     least_squares_multipliers,
 )
 from foldopt.step import Step
-from foldopt.steps._program import Constraint, Program
 from foldopt.steps._step import check_state, damping, detached
 
 __all__ = ["multipliers", "newton", "newton_kkt"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from foldopt._arguments import CERTIFY, OnFailure
+from foldopt._program import Constraint, Program
 from foldopt.certify import Certify
 from foldopt.operators._kkt import PrimalDual, active_set
 from foldopt.operators.quadratic_program import Method, Solver, check_method, quadratic_program
 from foldopt.step import Step
-from foldopt.steps._program import Constraint, Program
 from foldopt.steps._step import check_state, damping, detached
 
 __all__ = ["sqp"]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldopt._functions import check_functions, positions_of
 from foldopt._tree import flatten, unflatten
-from foldopt.steps._step import check_functions, positions_of
 
 __all__ = ["Constraint", "Function", "Program"]
 

@@ -1,0 +1,208 @@
+"""Samples to workers and answers back, in order, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from foldopt.solvers._executors import ExecutorLike, Workers, cores, pack, unpack, workers
+
+__all__ = ["Failure", "Task", "solve_all"]
+
+_log = logging.getLogger(__name__)
+
+# "auto" begins in this thread, and calls for help when what is left is worth it: threads cost
+# tens of microseconds, processes seconds where they have to be started.
+_THREADS_PAY = 2e-3
+_PROCESSES_PAY = 1.0
+# A chunk is as much work as makes the way to a worker and back cheap, yet several for each worker
+# as long as there are enough samples: the last to finish then finishes early.
+_CHUNKS_A_WORKER = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A sample without an answer.
+
+    Attributes
+    ----------
+    message
+        One line: what was raised, or that its process died.
+    missing
+        A package was missing: no sample can do without it.
+    """
+
+    message: str
+    missing: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A function of one sample, and the samples.
+
+    Attributes
+    ----------
+    one
+        ``one(*arguments)`` or, where there is a start, ``one(*arguments, start=start)``.
+    columns
+        One for each argument.
+    batched
+        Which columns have a row for each sample; the others are the same for all.
+    starts
+        A start for each sample, or None.
+    """
+
+    one: Callable[..., Any]
+    columns: tuple[Any, ...]
+    batched: tuple[bool, ...]
+    starts: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def part(self, where: Sequence[int]) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
+        """What some samples are made of: their own rows, and what all share."""
+        rows = [
+            (
+                tuple(
+                    column[i] for column, own in zip(self.columns, self.batched, strict=True) if own
+                ),
+                self.starts[i],
+            )
+            for i in where
+        ]
+        shared = tuple(
+            column for column, own in zip(self.columns, self.batched, strict=True) if not own
+        )
+        return rows, shared
+
+
+def solve_all(task: Task, executor: ExecutorLike, releases_gil: bool) -> list[Any]:
+    """An answer or a :class:`Failure` for each sample, in order."""
+    answers: list[Any] = [None] * len(task)
+    todo = list(range(len(task)))
+    if executor is None or executor == "serial" or executor == "auto":
+        # "auto" hands the rest over once it knows what a sample costs.
+        pays = None if executor != "auto" else _THREADS_PAY if releases_gil else _PROCESSES_PAY
+        todo = _here(task, answers, pays)
+        executor = "threads" if releases_gil else "processes"
+    if todo:
+        with workers(executor) as crew:
+            _Batch(task, crew, answers).run(todo)
+    return answers
+
+
+def _here(task: Task, answers: list[Any], pays: float | None) -> list[int]:
+    """Solve in this thread; with ``pays``, only as long as help would not: the rest comes back."""
+    begin = time.perf_counter()
+    count = len(task)
+    for sample in range(count):
+        answers[sample] = _solve(task.one, task.batched, *task.part([sample]))[0]
+        if pays is not None and cores() > 1 and sample + 1 < count:
+            each = (time.perf_counter() - begin) / (sample + 1)
+            if each * (count - sample - 1) > pays:
+                return list(range(sample + 1, count))
+    return []
+
+
+@dataclasses.dataclass
+class _Batch:
+    """One batch on its way through an executor."""
+
+    task: Task
+    crew: Workers
+    answers: list[Any]
+
+    def run(self, todo: list[int]) -> None:
+        size = max(1, math.ceil(len(todo) / (_CHUNKS_A_WORKER * self.crew.count)))
+        chunks = [todo[i : i + size] for i in range(0, len(todo), size)]
+        lost = self._submit(chunks)
+        # One dead process takes all work down that its executor had in hand. Each lost chunk goes
+        # again, alone; then each sample of a chunk that is lost again. Who is lost alone, did it.
+        for chunk, _ in lost:
+            for again, _ in self._submit([chunk]):
+                for sample in again:
+                    for _, why in self._submit([[sample]]):
+                        self.answers[sample] = Failure(
+                            f"its worker died ({why}): the solver crashed, or memory ran out"
+                        )
+
+    def _submit(self, chunks: list[list[int]]) -> list[tuple[list[int], str]]:
+        """Have chunks solved; those whose worker was lost come back, with the reason."""
+        lost, broken = [], False
+        running: list[tuple[list[int], futures.Future[Any]]] = []
+        function = self.task.one if self.crew.shares_memory else self._packed
+        halt = threading.Event() if self.crew.shares_memory else None
+        try:
+            for chunk in chunks:
+                work = (_solve, function, self.task.batched, *self.task.part(chunk), halt)
+                try:
+                    running.append((chunk, self.crew.executor.submit(*work)))
+                except futures.BrokenExecutor as error:
+                    broken = True
+                    lost.append((chunk, type(error).__name__))
+            for chunk, future in running:
+                try:
+                    found = future.result()
+                except Exception as error:
+                    # What the solver raises is caught where it runs: this is the executor's.
+                    broken |= isinstance(error, futures.BrokenExecutor)
+                    lost.append((chunk, type(error).__name__))
+                    continue
+                for sample, answer in zip(chunk, found, strict=True):
+                    self.answers[sample] = answer
+        except BaseException:
+            # Ctrl-C, most likely: nothing that has not begun begins now.
+            if halt is not None:
+                halt.set()
+            self.crew.stop(self.crew.executor, [future for _, future in running])
+            raise
+        if lost:
+            _log.warning(
+                "%d of %d chunks lost their worker: %s", len(lost), len(chunks), lost[0][1]
+            )
+        if broken:
+            self.crew.executor = self.crew.renew()
+        return lost
+
+    @property
+    def _packed(self) -> bytes:
+        if "packed" not in self.__dict__:
+            self.__dict__["packed"] = pack(self.task.one)
+        return self.__dict__["packed"]
+
+
+def _named(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def _solve(
+    one: Callable[..., Any] | bytes,
+    batched: tuple[bool, ...],
+    rows: list[tuple[Any, ...]],
+    shared: tuple[Any, ...],
+    halt: threading.Event | None = None,
+) -> list[Any]:
+    """Some samples, one after another, until told to halt; runs where the work is done."""
+    if isinstance(one, bytes):
+        one = unpack(one)
+    answers = []
+    for own, start in rows:
+        if halt is not None and halt.is_set():
+            break
+        mine, common = iter(own), iter(shared)
+        arguments = [next(mine) if is_own else next(common) for is_own in batched]
+        try:
+            answers.append(one(*arguments) if start is None else one(*arguments, start=start))
+        except Exception as error:
+            _log.debug("the solver raised", exc_info=True)
+            missing = isinstance(error, ImportError)
+            answers.append(Failure(_named(error), missing))
+    return answers
