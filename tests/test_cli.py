@@ -145,3 +145,14 @@ def test_main_runs_the_application(
     assert stopped.value.code == 0
     assert foldopt.__version__ in capsys.readouterr().out
     assert isinstance(cli.application(), typer.Typer)
+
+
+def test_solvers_lists_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke("solvers")
+    assert result.exit_code == 0
+    for engine in foldopt.solvers.available():
+        assert f"{engine.solver}: {engine.problems}" in result.output
+        assert f"{engine.name} {engine.version or 'not installed'}" in result.output
+    assert "200 variables" in result.output
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "piqp not installed: pip install piqp" in invoke("solvers").output

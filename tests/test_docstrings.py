@@ -24,13 +24,14 @@ from typing import Any, Protocol
 import pytest
 
 import foldopt
-from foldopt import diagnose, linear, nn, operators, projections, prox, steps
+from foldopt import diagnose, linear, nn, operators, projections, prox, solvers, steps
 
 ROOMS = {
     "foldopt": foldopt,
     "foldopt.prox": prox,
     "foldopt.projections": projections,
     "foldopt.operators": operators,
+    "foldopt.solvers": solvers,
     "foldopt.steps": steps,
     "foldopt.linear": linear,
     "foldopt.nn": nn,

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from foldopt import solvers
-from foldopt.solvers import _dispatch, _executors
+from foldopt.solvers._run import dispatch, executors
 from foldopt.status import Solution, Status
 
 
@@ -64,9 +64,9 @@ def test_processes_are_other_processes_and_stay() -> None:
     ).x
     assert torch.equal(x, 3 * batch())
     assert os.getpid() not in process.tolist()
-    pool: Any = _executors._processes()
+    pool: Any = executors._processes()
     solvers.solve_batch(where, batch(), executor="processes")
-    assert _executors._processes() is pool
+    assert executors._processes() is pool
 
 
 def test_a_worker_that_dies_fails_its_sample_not_the_run() -> None:
@@ -133,14 +133,14 @@ def test_what_cannot_be_sent_is_refused_with_a_remedy() -> None:
 
 
 def test_auto_asks_for_help_when_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dispatch, "cores", lambda: 2)
-    monkeypatch.setattr(_dispatch, "_PROCESSES_PAY", 0.2)
+    monkeypatch.setattr(dispatch, "cores", lambda: 2)
+    monkeypatch.setattr(dispatch, "_PROCESSES_PAY", 0.2)
     slow = solvers.solve_batch(
         lambda c: (time.sleep(0.1), os.getpid())[1], batch(), executor="auto"
     )
     assert slow.x[0] == os.getpid()
     assert os.getpid() not in slow.x[1:].tolist()
-    monkeypatch.setattr(_dispatch, "cores", lambda: 1)
+    monkeypatch.setattr(dispatch, "cores", lambda: 1)
     alone = solvers.solve_batch(
         lambda c: (time.sleep(0.1), os.getpid())[1], batch(), executor="auto"
     )

@@ -118,6 +118,10 @@ def application() -> typer.Typer:
         chosen = {name: value for name, value in given.items() if value is not None}
         _portfolio({**(QUICK if quick else {}), **chosen}, out)
 
+    @app.command("solvers", help="List the engines of the solvers, and how to install more.")
+    def list_solvers() -> None:
+        _list_solvers()
+
     seed = typer.Option(0, min=0, help="Of the scores and the random starts.")
     brief = typer.Option(False, "--quick", help="A smaller problem and coarser grids.")
     folder = typer.Option(Path("runs/convergence"), help="Folder for the figures and the numbers.")
@@ -170,6 +174,22 @@ def _list_studies() -> None:
     console = _console()
     console.print(shown)
     console.print("Run one: fold-opt run convergence [--quick]", markup=False, highlight=False)
+
+
+def _list_solvers() -> None:
+    from rich.table import Table
+
+    from foldopt.solvers import available
+
+    console, engines = _console(), available()
+    for solver in dict.fromkeys(engine.solver for engine in engines):
+        mine = [engine for engine in engines if engine.solver == solver]
+        console.print(f"[bold]{solver}[/bold]: {mine[0].problems}", highlight=False)
+        shown = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        for engine in mine:
+            here = engine.version or f"not installed: {engine.install}"
+            shown.add_row(engine.name or "in torch", here, engine.workers, engine.licence)
+        console.print(shown, highlight=False)
 
 
 def _portfolio(settings: dict[str, int], out: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from foldopt.solvers._executors import ExecutorLike, check_executor
+from foldopt.solvers._run.executors import ExecutorLike, check_executor
 from foldopt.solvers.warm_start import WarmStart
 
 __all__ = ["Settings"]

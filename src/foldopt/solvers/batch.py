@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from foldopt.solvers._executors import ExecutorLike, check_executor
-from foldopt.solvers._samples import lift
+from foldopt.solvers._run.executors import ExecutorLike, check_executor
+from foldopt.solvers._run.samples import lift
 from foldopt.solvers.warm_start import WarmStart
 from foldopt.status import Solution
 

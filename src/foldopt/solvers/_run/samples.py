@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from foldopt._tree import flatten, unflatten
-from foldopt.solvers._answers import as_one, together
-from foldopt.solvers._arrays import check_numbers, count_samples, is_batched, to_array
-from foldopt.solvers._dispatch import Failure, Task, solve_all
-from foldopt.solvers._executors import ExecutorLike
+from foldopt.solvers._run.answers import as_one, together
+from foldopt.solvers._run.arrays import check_numbers, count_samples, is_batched, to_array
+from foldopt.solvers._run.dispatch import Failure, Task, solve_all
+from foldopt.solvers._run.executors import ExecutorLike
 from foldopt.solvers._settings import Settings
 from foldopt.solvers.warm_start import WarmStart
 from foldopt.status import Solution, Status

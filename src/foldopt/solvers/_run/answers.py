@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from foldopt._tree import flatten, unflatten
-from foldopt.solvers._arrays import to_array
-from foldopt.solvers._dispatch import Failure
+from foldopt.solvers._run.arrays import to_array
+from foldopt.solvers._run.dispatch import Failure
 from foldopt.status import FoldError, Solution, Status, tally
 
 __all__ = ["as_one", "together"]
@@ -45,7 +45,7 @@ def _as_array(leaf: Any) -> Any:
 def together(
     answers: list[Any], reference: Tensor, blank: Callable[[], Solution] | None, alone: bool
 ) -> Solution:
-    """A batch of answers; see :func:`~foldopt.solvers._samples.lift`."""
+    """A batch of answers; see :func:`~foldopt.solvers._run.samples.lift`."""
     answers = [_without_failure(answer) for answer in answers]
     whole = next((answer for answer in answers if answer.x is not None), None)
     if blank is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foldopt._tree import flatten
+from foldopt.solvers import _scipy
 
 __all__ = ["check_numbers", "count_samples", "is_batched", "to_array"]
 
@@ -59,12 +60,10 @@ def to_array(leaf: Any, dtype: np.dtype | None) -> Any:
 
 
 def _to_scipy(matrix: Tensor) -> Any:
-    from scipy import sparse
-
     entries = matrix.detach().cpu().to_sparse_coo().coalesce()
     row, column = entries.indices().numpy()
     values = entries.values().to(torch.float64).numpy()
-    return sparse.csc_matrix((values, (row, column)), shape=tuple(matrix.shape))
+    return _scipy.sparse.csc_matrix((values, (row, column)), shape=tuple(matrix.shape))
 
 
 def is_batched(array: Any) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from foldopt.solvers._executors import ExecutorLike, Workers, cores, pack, unpack, workers
+from foldopt.solvers._run.executors import ExecutorLike, Workers, cores, pack, unpack, workers
 
 __all__ = ["Failure", "Task", "solve_all"]
 

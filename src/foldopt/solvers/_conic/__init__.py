@@ -1,0 +1,1 @@
+"""Cones, the engines for them, and quadratic constraints as cones."""

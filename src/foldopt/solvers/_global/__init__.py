@@ -1,0 +1,1 @@
+"""The engines for nonconvex quadratic programs, and the polish after them."""

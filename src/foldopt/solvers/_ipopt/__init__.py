@@ -1,0 +1,1 @@
+"""What Ipopt is given and says: derivatives, sparsity, and the packages that bring it."""

@@ -1,0 +1,1 @@
+"""From a function of one sample to a batch: arrays, workers, answers."""

@@ -1,0 +1,1 @@
+"""The parts of our own sequential quadratic programming."""
