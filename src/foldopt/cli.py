@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["application", "main"]
 
 STUDIES = {
+    "bilinear": "Nonconvex bilinear decisions: regret against error, global optima, the need for ε",
     "convergence": "How the backward pass converges: Figure 3, step sizes, nested loops, ρ(Φ)",
     "portfolio": "S&P 500 portfolios: a network trained on regret against one trained on error",
 }
 NEEDS = {
+    "bilinear": ("scipy", "matplotlib", "pyscipopt", "loky"),
     "convergence": ("qpsolvers", "piqp", "scipy", "matplotlib", "pypower"),
     "portfolio": ("qpsolvers", "piqp", "scipy", "matplotlib", "skfolio"),
 }
@@ -72,6 +74,8 @@ def require(*modules: str) -> None:
 def application() -> typer.Typer:
     """Build the command line; needs typer and rich."""
     import typer
+
+    from foldopt.experiments.bilinear_command import add_command
 
     app = typer.Typer(
         help="fold-opt: make any solver differentiable. The studies behind the library.",
@@ -132,6 +136,11 @@ def application() -> typer.Typer:
         _folder_or_usage_error(out)
         _convergence(seed, quick, out)
 
+    def prepare(out: Path, *modules: str) -> None:
+        require(*NEEDS["bilinear"], *modules)
+        _folder_or_usage_error(out)
+
+    add_command(run, STUDIES["bilinear"], prepare)
     return app
 
 
