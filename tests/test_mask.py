@@ -146,3 +146,31 @@ def test_record_of_a_backward_pass_on_another_thread() -> None:
     thread.start()
     thread.join()
     assert [event.kind for event in seen] == ["forward", "adjoint"]
+
+
+@pytest.mark.parametrize("where", ["adjoint", "forward"])
+@pytest.mark.parametrize("adjoint", [fo.Dense(), fo.GMRES(), fo.Auto(), fo.LFPI()])
+def test_what_fails_inside_a_step_fails_the_sample_outside(where: str, adjoint: Any) -> None:
+    # x = y + c with y = x/2, and so x = 2c; y is itself a fold. A zero for its lost derivative
+    # would make dx/dc = 1, which nobody could tell from a true one.
+    def step(x: Tensor, c: Tensor, a: Tensor) -> Tensor:
+        y = fo.folded(lambda y, x, a: a * y + (1 - a) * x / 2, on_failure="mask")(
+            lambda x, a: fo.Solution(x / 2, (a[:, 0] > 0.5) & (where == "forward"))
+        )(x, a)
+        return y + c
+
+    c = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64, requires_grad=True)
+    a = torch.tensor([[0.3], [1.0], [0.2]], dtype=torch.float64)
+    if where == "forward":
+        a[1] = 0.7
+    with fo.record() as seen:
+        x = fo.fold(step, 2 * c.detach(), c, a, on_failure="mask", adjoint=adjoint)
+        x.sum().backward()
+    assert c.grad is not None
+    torch.testing.assert_close(c.grad, torch.tensor([[2.0], [0.0], [2.0]], dtype=torch.float64))
+    outermost = seen.events[-1]
+    assert fo.Status.failed(outermost.status).tolist() == [False, True, False]
+
+    again = c.detach().requires_grad_()
+    with pytest.raises(fo.FoldError, match=r"1 \w+ \(first: sample 1 of 3\)"):
+        fo.fold(step, 2 * c.detach(), again, a, adjoint=adjoint).sum().backward()

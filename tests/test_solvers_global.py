@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from typing import Any
 
 import numpy as np
@@ -330,3 +331,12 @@ def test_bad_settings() -> None:
         GlobalQP("cplex")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="gap must be a number of 0 or more, got -1"):
         GlobalQP(gap=-1)
+
+
+@pytest.mark.usefixtures("listening")
+def test_ctrl_c_still_works_after_gurobi_in_threads() -> None:
+    pytest.importorskip("gurobipy")
+    Q, p = -torch.eye(6).double(), torch.randn(40, 6).double()
+    GlobalQP("gurobi", executor="threads")(Q, p, lower=-1.0, upper=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

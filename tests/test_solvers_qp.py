@@ -82,6 +82,17 @@ def test_random_sizes(engine: str, n: int, seed: int, strong: bool) -> None:
     torch.testing.assert_close(values[0], values[1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ALL)
+@given(n=st.integers(60, 500), seed=st.integers(0, 1000))
+@settings(max_examples=4, **INSTANCE)
+def test_large_sizes(engine: str, n: int, seed: int) -> None:
+    # HiGHS is for linear programs; its method for quadratic ones gives up on many of this size.
+    blocks = random_blocks(n, n // 2, n // 10, seed, rank=0 if engine == "highs" else None)
+    solution = QP(engine)(**tensors(blocks))
+    assert Status(int(solution.status)) == Status.CONVERGED, solution.messages
+    assert kkt(blocks, solution) < 1e-5
+
+
 @given(n=st.integers(2, 500), seed=st.integers(0, 1000), kind=st.sampled_from([None, 5, 0]))
 @settings(max_examples=6, **INSTANCE)
 def test_auto_on_random_sizes(n: int, seed: int, kind: int | None) -> None:

@@ -133,8 +133,8 @@ def test_rounding_does_not_make_a_semidefinite_matrix_nonconvex() -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(ValueError, match=r"engine must be one of 'auto', 'piqp',.* got 'gurobi'"):
-        QP("gurobi")
+    with pytest.raises(ValueError, match=r"engine must be one of 'auto', 'piqp',.* got 'gurobbi'"):
+        QP("gurobbi")
 
 
 @pytest.mark.parametrize(

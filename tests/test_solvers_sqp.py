@@ -228,3 +228,8 @@ def test_the_residual_sees_every_condition() -> None:
 def test_errors(build: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build()
+
+
+def test_params_that_are_no_numbers_are_named() -> None:
+    with pytest.raises(ValueError, match=r"param 0 holds NaN at \[1\]"):
+        SQP(lambda x, c: x @ x - c * x.sum(), n=2)(torch.tensor([1.0, torch.nan]))

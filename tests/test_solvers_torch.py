@@ -67,15 +67,31 @@ def test_restarts_save_iterations() -> None:
 
 
 def test_fista_statuses_are_per_sample() -> None:
-    A, c = rand(6, 4), rand(3, 6, seed=1)
-    alone = lasso(A)(c[::2])
-    c[1] = torch.nan
-    solution = lasso(A)(c)
+    def rooted(**options: Any) -> FISTA:
+        return FISTA(
+            lambda x, c: 0.5 * (x - c.sqrt()).square().sum(-1),  # NaN for negative c
+            lambda y, a: prox.l1(y, a * 0.3),
+            torch.zeros_like,
+            **options,
+        )
+
+    c = rand(3, 6).abs()
+    alone = rooted()(c[::2])
+    c[1] = -1
+    solution = rooted()(c)
     assert solution.status.tolist() == [0, int(Status.NONFINITE), 0]
     assert bool(solution.x[1].isnan().all())
     torch.testing.assert_close(solution.x[::2], alone.x, rtol=0, atol=1e-9)
-    late = lasso(A, time_limit=1e-9)(c)
+    late = rooted(time_limit=1e-9)(c)
     assert late.status.tolist() == [10, 5, 10]
+
+
+def test_params_that_are_no_numbers_are_named() -> None:
+    bad = torch.tensor([[1.0, torch.nan]], dtype=F64)
+    with pytest.raises(ValueError, match=r"param 0 holds NaN at \[0, 1\]"):
+        lasso(rand(2, 4))(bad)
+    with pytest.raises(ValueError, match="param 2 holds"):
+        FDPG()(rand(1, 4), differences(4), torch.inf)
 
 
 def test_fista_keeps_dtype_and_batch() -> None:
@@ -150,7 +166,8 @@ def test_fdpg_statuses() -> None:
     d = rand(3, 30).cumsum(-1)
     short = FDPG(max_iterations=3)(d, differences(30), 5.0)
     assert short.status.tolist() == [1] * 3
-    d[0, 0] = torch.inf
+    d[0] = 1e308  # (and so D d and its square overflow)
+    d[0, 1::2] = -1e308
     solution = FDPG()(d, differences(30), 0.1)
     assert solution.status.tolist() == [5, 0, 0]
     assert bool(solution.x[0].isnan().all())

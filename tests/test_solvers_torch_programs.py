@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -64,10 +65,13 @@ def test_restarts_find_what_one_start_misses() -> None:
 
 
 def test_projected_gradient_statuses() -> None:
-    c = torch.tensor([[1.0, 1.0], [torch.nan, 1.0]], dtype=F64)
+    c = torch.tensor([[1.0, 1.0], [-1.0, 1.0]], dtype=F64)
     solver = ProjectedGradient(wells, lambda y: y.clamp(-2, 2), torch.zeros_like, restarts=2)
     solution = ProjectedGradient(
-        wells, lambda y: y.clamp(-2, 2), lambda c: torch.full_like(c, 0.5), restarts=2
+        lambda x, c: wells(x, c.sqrt()),  # NaN for the second
+        lambda y: y.clamp(-2, 2),
+        lambda c: torch.full_like(c, 0.5),
+        restarts=2,
     )(c)
     assert solution.status.tolist() == [0, 5]
     assert bool(solution.x[1].isnan().all())
@@ -148,4 +152,8 @@ def test_admm_statuses_and_shapes() -> None:
     torch.testing.assert_close(single.multipliers.bounds, torch.tensor([-1.0, -1.0]))
     assert ADMM()(0 * eye, p[0]).status == Status.UNBOUNDED
     p[0, 0] = torch.nan
-    assert ADMM()(eye, p).status.tolist() == [5, 0]
+    with pytest.raises(ValueError, match=r"p holds NaN at \[0, 0\]"):
+        ADMM()(eye, p)
+    box = ADMM()(eye, torch.tensor([3.0, -3.0]), lower=-1.0, upper=2.0)
+    assert box.x.tolist() == [-1, 2]
+    assert box.multipliers.bounds.tolist() == [-2, 1]

@@ -23,7 +23,7 @@ from foldopt._arguments import (
 from foldopt._problem import Forward, Options, Problem
 from foldopt._tree import Leaves, Spec, describe, flatten, unflatten
 from foldopt.certify import Certify, captured_message
-from foldopt.status import FoldError, active_record
+from foldopt.status import FoldError, active_record, inside_step
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,6 +121,7 @@ class Call:
         assert self.x_spec is not None
         weights, params = self.params(tensors)
         state = unflatten(x, self.x_spec)
+        outside = inside_step.set(True)
         try:
             if torch.is_autocast_enabled(x[0].device.type):
                 with torch.autocast(x[0].device.type, enabled=False):
@@ -134,6 +135,8 @@ class Call:
                 f"fold: the step is not PyTorch throughout ({error}). numpy and Python numbers "
                 "have no derivative: write the step in PyTorch operations."
             ) from error
+        finally:
+            inside_step.reset(outside)
         leaves, spec = flatten(result)
         self._check_result(x, leaves, spec)
         return tuple(leaves)
@@ -221,6 +224,7 @@ def prepare(
         wanted=wanted,
         recording=torch.is_grad_enabled(),
         look_for_mixing=look_for_mixing,
+        nested=inside_step.get(),
         x_dtype=lambda: None,
     )
     return Call(step, tensors, options, leaves, spec, where, [leaf.dtype for leaf in given])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foldopt import _calculus as calculus
 from foldopt import certify as checks
-from foldopt._tree import Layout, Leaves
+from foldopt._tree import Layout, Leaves, identity_of
 from foldopt.certify import Certify
 from foldopt.jacobian import StepJacobian
 from foldopt.linear import LinearOperator, solve
@@ -38,6 +38,7 @@ class Options:
     wanted: tuple[bool, ...]  # the leaves that may be differentiated
     recording: bool  # whether autograd is on
     look_for_mixing: Callable[[], bool]
+    nested: bool  # this fold is part of another one's step
     x_dtype: Callable[[], torch.dtype | None]  # of x as the user sees it, once it is known
 
 
@@ -117,7 +118,7 @@ class Problem:
             if self.failed is not None:
                 jacobian = self._record(x, params)
             checks.check_recorded(jacobian, options.names, options.look_for_mixing())
-            self._recorded = (_identity(x, params), jacobian)
+            self._recorded = (identity_of(x, params), jacobian)
         if not worst <= warn_above:
             near = (relative > warn_above) & (relative <= error_above)
             near = near if self.failed is None else near & ~self.failed  # reported already
@@ -152,34 +153,38 @@ class Problem:
         jacobian = self.jacobian(x, params)
         if not transpose and jacobian.layout.n * jacobian.layout.samples:
             jacobian.transpose()  # forward mode or a second derivative: can this step give it?
+        asked = b
         if self.failed is not None:
             b = torch.where(self.failed.unsqueeze(-1), 0, b)
         operator = LinearOperator(jacobian, transpose, options.symmetric, options.newton)
         solution = solve(options.adjoint, operator, b)
+        status = solution.status
+        if self.failed is not None:
+            status = torch.where(self.failed, int(Status.NOT_FIXED), status)
         if options.record is not None:
-            status = solution.status
-            if self.failed is not None:
-                status = torch.where(self.failed, int(Status.NOT_FIXED), status)
-            kind = "adjoint" if transpose else "tangent"
-            seconds = time.perf_counter() - begin
+            kind, seconds = "adjoint" if transpose else "tangent", time.perf_counter() - begin
             event = Event(
                 kind, solution.method, status, solution.iterations, solution.residual, seconds
             )
             options.record.events.append(event)
-        if solution.solved:
+        if not solution.solved:
+            message = checks.backward_message(
+                solution.status, solution.residual, solution.method, transpose
+            )
+            checks.report(options.on_failure, message, solution.status)
+        elif self.failed is None:
             return solution.value
-        message = checks.backward_message(
-            solution.status, solution.residual, solution.method, transpose
-        )
-        checks.report(options.on_failure, message, solution.status)
-        if options.on_failure == "mask":
-            failed = Status.failed(solution.status)
-            return torch.where(failed.unsqueeze(-1), 0, solution.value)
-        return solution.value
+        if options.on_failure != "mask":
+            return solution.value
+        # A zero inside another fold's step would be a wrong derivative there, which nobody sees:
+        # NaN makes that fold's sample fail. But what was not asked for is zero in any case.
+        lost = torch.nan if options.nested else 0.0
+        masked = torch.where((asked == 0).all(-1, keepdim=True), 0.0, lost).to(b.dtype)
+        return torch.where(Status.failed(status).unsqueeze(-1), masked, solution.value)
 
     def jacobian(self, x: Leaves, params: Leaves) -> StepJacobian:
         """The step recorded at (x, params): the forward pass's recording where it is that one."""
-        key = _identity(x, params)
+        key = identity_of(x, params)
         if self._recorded is None or self._recorded[0] != key:
             self._recorded = (key, self._record(x, params))
         return self._recorded[1]
@@ -292,8 +297,3 @@ def _vmapped(update: Update, in_dims: Sequence[int | None]) -> Update:
         return torch.func.vmap(flat, in_dims=(*([0] * count), *in_dims))(*x, *params)
 
     return mapped
-
-
-def _identity(x: Leaves, params: Leaves) -> tuple:
-    """Tells whether two sets of tensors are the same memory, seen the same way."""
-    return tuple((leaf.data_ptr(), leaf.shape, leaf.stride()) for leaf in (*x, *params))

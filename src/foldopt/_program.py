@@ -55,19 +55,19 @@ class Program:
 
     def values(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
         """f of each sample, ``(*batch,)``."""
-        return self._each(lambda y, *c: self._value(self.objective(y, *c)), x, params)
+        return self.each(lambda y, *c: self.checked_value(self.objective(y, *c)), x, params)
 
     def gradient(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
         """∇f, ``(*batch, n)``."""
-        slope = torch.func.grad(lambda y, *c: self._value(self.objective(y, *c)))
-        return self._each(slope, x, params)
+        slope = torch.func.grad(lambda y, *c: self.checked_value(self.objective(y, *c)))
+        return self.each(slope, x, params)
 
     def lagrangian_gradient(
         self, x: Tensor, lam: Tensor, nu: Tensor, params: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """∇f + Gᵀλ + Aᵀν, g and h: one reverse pass for each sample."""
         slope = torch.func.grad(self._lagrangian, has_aux=True)
-        gradient, (g, h) = self._each(slope, x, params, lam, nu)
+        gradient, (g, h) = self.each(slope, x, params, lam, nu)
         return gradient, g, h
 
     def constraints(
@@ -76,10 +76,10 @@ class Program:
         """g, G, h and A."""
 
         def both(y: Tensor, *c: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-            found = self._g(y, c), self._h(y, c)
+            found = self.inequalities(y, c), self.equalities(y, c)
             return found, found
 
-        (G, A), (g, h) = self._each(torch.func.jacrev(both, has_aux=True), x, params)
+        (G, A), (g, h) = self.each(torch.func.jacrev(both, has_aux=True), x, params)
         return g, G, h, A
 
     def hessian(self, x: Tensor, lam: Tensor, nu: Tensor, params: tuple[Any, ...]) -> Tensor:
@@ -89,7 +89,7 @@ class Program:
             return self._lagrangian(y, rest[0], rest[1], *rest[2:])[0]
 
         slope = torch.func.grad(value)
-        H = self._each(torch.func.jacrev(slope), x, params, lam, nu)
+        H = self.each(torch.func.jacrev(slope), x, params, lam, nu)
         return (H + H.mT) / 2  # symmetric but for rounding
 
     # -- one sample -----------------------------------------------------------------------------
@@ -97,14 +97,16 @@ class Program:
     def _lagrangian(
         self, x: Tensor, lam: Tensor, nu: Tensor, *params: Any
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        g, h = self._g(x, params), self._h(x, params)
-        value = self._value(self.objective(x, *params)) + (lam * g).sum() + (nu * h).sum()
+        g, h = self.inequalities(x, params), self.equalities(x, params)
+        value = self.checked_value(self.objective(x, *params)) + (lam * g).sum() + (nu * h).sum()
         return value, (g, h)
 
-    def _g(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
+    def inequalities(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
+        """g of one sample, a vector."""
         return self._vector("inequality", self.inequality, x, params)
 
-    def _h(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
+    def equalities(self, x: Tensor, params: tuple[Any, ...]) -> Tensor:
+        """h of one sample, a vector."""
         return self._vector("equality", self.equality, x, params)
 
     def _vector(self, role: str, function: Any, x: Tensor, params: tuple[Any, ...]) -> Tensor:
@@ -121,7 +123,8 @@ class Program:
             )
         return value if value.dim() else value.unsqueeze(0)
 
-    def _value(self, value: Any) -> Tensor:
+    def checked_value(self, value: Any) -> Tensor:
+        """What the objective returned for one sample, as a scalar; raises if it is not one."""
         if not isinstance(value, Tensor) or value.numel() != 1:
             seen = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -132,13 +135,13 @@ class Program:
 
     # -- all samples ----------------------------------------------------------------------------
 
-    def _each(
+    def each(
         self, function: Callable[..., Any], x: Tensor, params: tuple[Any, ...], *more: Tensor
     ) -> Any:
         """``function(x, *more, *params)`` of each sample."""
         if x.dim() == 1:
             return function(x, *more, *params)
-        dims = (0,) * (1 + len(more)) + self._in_dims(x, params)
+        dims = (0,) * (1 + len(more)) + self.in_dims(x, params)
         mapped = torch.func.vmap(function, dims)
         if len(x):
             return mapped(x, *more, *params)
@@ -149,7 +152,8 @@ class Program:
         ]
         return _mapped_leaves(lambda leaf: leaf[:0], mapped(*given))
 
-    def _in_dims(self, x: Tensor, params: tuple[Any, ...]) -> tuple[int | None, ...]:
+    def in_dims(self, x: Tensor, params: tuple[Any, ...]) -> tuple[int | None, ...]:
+        """For ``vmap``: 0 for a param with a row for each sample, None for the others."""
         if x.dim() != 2:
             raise ValueError(f"{self.name}: x must have shape (n,) or (B, n), got {tuple(x.shape)}")
         count = len(params)

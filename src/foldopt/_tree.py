@@ -131,3 +131,8 @@ def to_front(tensors: tuple, dims: tuple) -> tuple[Leaves, tuple[bool, ...]]:
         for leaf, dim in zip(tensors, dims, strict=True)
     )
     return fronted, tuple(dim is not None for dim in dims)
+
+
+def identity_of(x: Leaves, params: Leaves) -> tuple:
+    """Tells whether two sets of tensors are the same memory, seen the same way."""
+    return tuple((leaf.data_ptr(), leaf.shape, leaf.stride()) for leaf in (*x, *params))

@@ -144,6 +144,8 @@ class Record:
 
 
 _active: contextvars.ContextVar[Record | None] = contextvars.ContextVar("foldopt", default=None)
+# Whether the step of a fold is being evaluated: a fold that begins now is part of it.
+inside_step: contextvars.ContextVar[bool] = contextvars.ContextVar("inside_step", default=False)
 
 
 def active_record() -> Record | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foldopt._arguments import to_tensor
 from foldopt._tree import flatten, unflatten
+from foldopt.solvers._run.arrays import check_params
 
 __all__ = [
     "StartLike",
@@ -84,7 +85,11 @@ def batch_of(
 def start_of(
     name: str, start: StartLike, params: tuple[Any, ...]
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    """The start of a batched loop in the shape of x, and the params cut from their graphs."""
+    """The start of a batched loop in the shape of x, and the params cut from their graphs.
+
+    Raises if a param holds NaN or inf.
+    """
+    check_params(params)
     leaves, spec = flatten(params)
     cut = unflatten([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
     return point_of(name, start, cut, batched=True), cut

@@ -11,6 +11,8 @@ from foldopt.operators._qp_arguments import blocks_of, check_convex
 from foldopt.operators._solve_qp import QP, solve_qp
 from foldopt.solvers._momentum import verdicts
 from foldopt.solvers._multipliers import Multipliers
+from foldopt.solvers._qp.arguments import INFINITE, NAMES
+from foldopt.solvers._run.arrays import check_numbers
 from foldopt.solvers._settings import Settings
 from foldopt.status import Solution, Status
 
@@ -59,8 +61,8 @@ class ADMM(Settings):
         h: Tensor | None = None,
         A: Tensor | None = None,
         b: Tensor | None = None,
-        lower: Tensor | None = None,
-        upper: Tensor | None = None,
+        lower: Tensor | float | None = None,
+        upper: Tensor | float | None = None,
     ) -> Solution:
         """Solve every sample.
 
@@ -74,7 +76,8 @@ class ADMM(Settings):
         A, b
             ``(k, n)`` or ``(*batch, k, n)``, and ``(k,)`` or ``(*batch, k)``; None: no equalities.
         lower, upper
-            ``(n,)`` or ``(*batch, n)``, ±inf where there is none; None: none at all.
+            ``(n,)`` or ``(*batch, n)``, ±inf where there is none, or one number; None: none at
+            all.
 
         Returns
         -------
@@ -85,8 +88,10 @@ class ADMM(Settings):
         Raises
         ------
         TypeError, ValueError
-            If shapes or kinds do not fit, or Q is not positive semidefinite.
+            If shapes or kinds do not fit, a block holds NaN (or an infinite value where none may
+            be), or Q is not positive semidefinite.
         """
+        check_numbers((Q, p, G, h, A, b, lower, upper), NAMES, INFINITE)
         blocks = [None if part is None else part.detach() for part in (Q, p, G, h, A, b)]
         try:
             (Q, p, G, h, A, b), batch = blocks_of(*blocks)  # pyright: ignore[reportArgumentType]
@@ -123,8 +128,10 @@ class ADMM(Settings):
         )
 
 
-def _rows_of(name: str, bound: Tensor, p: Tensor, batch: torch.Size) -> Tensor:
+def _rows_of(name: str, bound: Tensor | float, p: Tensor, batch: torch.Size) -> Tensor:
     """A bound for each sample, ``(B, n)``."""
+    if isinstance(bound, (int, float)) and not isinstance(bound, bool):
+        return torch.full_like(p, bound)
     if not isinstance(bound, Tensor) or bound.dtype != p.dtype or bound.device != p.device:
         seen = f"{bound.dtype} on {bound.device}" if isinstance(bound, Tensor) else type(bound)
         raise TypeError(

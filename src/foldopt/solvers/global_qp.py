@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from foldopt.solvers._global.found import Found, Limits, NonconvexQP
-from foldopt.solvers._global.gurobi import LICENCE, solve_gurobi
+from foldopt.solvers._global.gurobi import LICENCE, restored_interrupts, solve_gurobi
 from foldopt.solvers._global.polish import polished
 from foldopt.solvers._global.scip import solve_scip
 from foldopt.solvers._multipliers import Multipliers
@@ -121,7 +121,7 @@ class GlobalQP(Settings):
     """
 
     engine: Literal["scip", "gurobi"] = dataclasses.field(default="scip", kw_only=False)
-    gap: float = 1e-6
+    gap: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -203,16 +203,17 @@ class GlobalQP(Settings):
             self.time_limit,
             self.threads,
         )
-        solution = solve_samples(
-            functools.partial(_one, engine=self.engine, limits=limits),
-            [block.value for block in blocks],
-            names=[block.name for block in blocks],
-            in_dims=in_dims(owner, blocks),
-            settings=self,
-            releases_gil=ENGINES[self.engine]["releases_gil"],
-            blank=functools.partial(_blank, n, m, k),
-            infinite=("h", "lower", "upper"),
-        )
+        with restored_interrupts():
+            solution = solve_samples(
+                functools.partial(_one, engine=self.engine, limits=limits),
+                [block.value for block in blocks],
+                names=[block.name for block in blocks],
+                in_dims=in_dims(owner, blocks),
+                settings=self,
+                releases_gil=ENGINES[self.engine]["releases_gil"],
+                blank=functools.partial(_blank, n, m, k),
+                infinite=("h", "lower", "upper"),
+            )
         for message in solution.messages:
             if message.startswith("SizeLimitError: "):
                 seen = message.removeprefix("SizeLimitError: ")

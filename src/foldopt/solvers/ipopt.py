@@ -180,8 +180,8 @@ class Ipopt(Settings):
         at = (x0 if x0.dim() == 1 else x0[:1].reshape(-1)).detach().cpu().to(torch.float64)
         # Run once here, so that an error in a function is raised as it is, and not a sample's.
         with torch.no_grad():
-            program._value(self.objective(at, *first))
-            counts = len(program._g(at, first)), len(program._h(at, first))
+            program.checked_value(self.objective(at, *first))
+            counts = len(program.inequalities(at, first)), len(program.equalities(at, first))
         job = Job(
             program, engine, self._options(), self._pattern(program, first, at, sum(counts)),
             counts, 1e-10 if self.rtol is None else float(self.rtol),

@@ -20,8 +20,8 @@ from foldopt.solvers._qp.arguments import (
 from foldopt.solvers._qp.batch import solve_together
 from foldopt.solvers._qp.choose import choose
 from foldopt.solvers._qp.one import solve_one
+from foldopt.solvers._qp.others import engine_called
 from foldopt.solvers._qp.program import Limits
-from foldopt.solvers._qp.table import ENGINES
 from foldopt.solvers._run.arrays import check_numbers
 from foldopt.solvers._run.samples import solve_samples
 from foldopt.solvers._settings import Settings
@@ -52,7 +52,8 @@ class QP(Settings):
         (interior point, a whole batch in one call). ``"auto"``: the fastest one for programs of
         this size, density and convexity that is installed; one that fails is followed by the next
         best, which ``messages`` then says. HiGHS is for linear programs: its method for quadratic
-        ones often fails beyond some hundred variables.
+        ones often fails beyond some hundred variables. Any other engine that ``qpsolvers`` knows
+        and that is installed serves too (``"quadprog"``, say), with its own settings.
     rtol, atol
         Relative and absolute tolerance, handed to the engine; None: 1e-9 (OSQP: 1e-8). DAQP and
         HiGHS know only ``atol``, of feasibility.
@@ -94,11 +95,8 @@ class QP(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.engine != "auto" and self.engine not in ENGINES:
-            names = ", ".join(map(repr, ("auto", *ENGINES)))
-            raise ValueError(f"solvers.QP: engine must be one of {names}, got {self.engine!r}")
         if self.engine != "auto":
-            ENGINES[self.engine].check_settings(self._limits)
+            engine_called(self.engine).check_settings(self._limits)
 
     def __call__(
         self,
@@ -154,7 +152,7 @@ class QP(Settings):
         if self.engine == "auto":
             engines = choose(traits_of(blocks, convexity), self._limits)
         else:
-            ENGINES[self.engine].check_installed()
+            engine_called(self.engine).check_installed()
             engines = (self.engine,)
         if convexity == "linear":
             blocks = dataclasses.replace(blocks, params=(None, *blocks.params[1:]))
@@ -168,7 +166,7 @@ class QP(Settings):
             names=NAMES,
             in_dims=blocks.in_dims,
             settings=self,
-            releases_gil=ENGINES[engines[0]].releases_gil,
+            releases_gil=engine_called(engines[0]).releases_gil,
             blank=blank,
             infinite=INFINITE,
         )

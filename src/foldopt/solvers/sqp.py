@@ -12,6 +12,7 @@ from torch import Tensor
 from foldopt._program import Constraint, Function, Program
 from foldopt._tree import flatten, unflatten
 from foldopt.solvers._multipliers import Multipliers
+from foldopt.solvers._run.arrays import check_params
 from foldopt.solvers._settings import Settings
 from foldopt.solvers._sqp.loop import Limits, State, solve
 from foldopt.solvers._start import StartLike, batch_of, check_size, point_of, reference_of
@@ -129,8 +130,9 @@ class SQP(Settings):
         Raises
         ------
         ValueError
-            If shapes do not fit.
+            If shapes do not fit, or a param holds NaN or inf.
         """
+        check_params(params)
         dims = batch_of("solvers.SQP", params, self.shared, self.batch_dims)
         common = tuple(i for i, dim in enumerate(dims) if dim is None)
         program = Program.of(self.objective, self.inequality, self.equality, common, "solvers.SQP")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import numpy as np
 from foldopt.solvers._global.found import Found, Limits, NonconvexQP
 from foldopt.status import Status
 
-__all__ = ["LICENCE", "SizeLimitError", "solve_gurobi"]
+__all__ = ["LICENCE", "SizeLimitError", "restored_interrupts", "solve_gurobi"]
 
 LICENCE = (
     "commercial; pip's own licence: 2000 variables and constraints, 200 variables where the "
@@ -19,6 +22,22 @@ LICENCE = (
 )
 _SIZE_LIMIT_EXCEEDED = 10010  # GRB.Error.SIZE_LIMIT_EXCEEDED
 _here = threading.local()
+
+
+@contextlib.contextmanager
+def restored_interrupts() -> Iterator[None]:
+    """Have Ctrl-C work as before, after the block.
+
+    A solve puts a handler of its own in the place of the one that it finds, and that one back at
+    its end. Where two threads do so at once, the second may find the first one's handler, put that
+    back last, and Ctrl-C is lost for good.
+    """
+    try:
+        yield
+    finally:
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 class SizeLimitError(RuntimeError):

@@ -58,8 +58,8 @@ def joined(program: Program, params: tuple[Any, ...]) -> Callable[[Tensor], Tens
     """x ↦ [f; g; h], one vector."""
 
     def values(x: Tensor) -> Tensor:
-        f = program._value(program.objective(x, *params)).reshape(1)
-        return torch.cat([f, program._g(x, params), program._h(x, params)])
+        f = program.checked_value(program.objective(x, *params)).reshape(1)
+        return torch.cat([f, program.inequalities(x, params), program.equalities(x, params)])
 
     return values
 
@@ -140,7 +140,9 @@ class Oracle:
         gradient = self.program.gradient(x, self.params).detach().numpy()
 
         def constraints(y: Tensor) -> Tensor:
-            return torch.cat([self.program._g(y, self.params), self.program._h(y, self.params)])
+            return torch.cat(
+                [self.program.inequalities(y, self.params), self.program.equalities(y, self.params)]
+            )
 
         if self.pattern.by_rows:
             pull = torch.func.vjp(constraints, x)[1]
@@ -196,7 +198,7 @@ def detect(
         at = x + size * torch.randn(n, dtype=F64, generator=generator)
         moved = _moved(params, size, generator)
         rows = torch.func.jacrev(joined(program, moved))(at)[1:].detach()
-        g = len(program._g(at, moved))
+        g = len(program.inequalities(at, moved))
         y = torch.randn(m, dtype=F64, generator=generator)
         H = program.hessian(at, y[:g], y[g:], moved).detach()
         jacobian |= (rows != 0).numpy()  # NaN != 0

@@ -69,7 +69,7 @@ def solve_one(job: Job, *arrays: Any, start: Solution | None = None) -> Solution
     if np.all(low == high):
         raw = Raw(low, np.zeros(m + k), np.zeros(n), "Solve_Succeeded")  # there is no choice
         return _fixed(job, oracle, raw, low, high)
-    raw = importlib.import_module(f"foldopt.solvers._ipopt.{job.engine}").solve(request)
+    raw = importlib.import_module(f"foldopt.solvers._ipopt.{job.engine}_engine").solve(request)
     if oracle.error is not None:
         raise oracle.error
     return _judged(job, oracle, raw, low, high)

@@ -11,10 +11,10 @@ import numpy as np
 from foldopt.solvers import _scipy
 from foldopt.solvers._multipliers import Multipliers
 from foldopt.solvers._qp.diagnose import diagnose
+from foldopt.solvers._qp.others import engine_called
 from foldopt.solvers._qp.polish import polish
 from foldopt.solvers._qp.presolve import Reduced, reduce
 from foldopt.solvers._qp.program import Answer, Limits, Point, Program, quality
-from foldopt.solvers._qp.table import ENGINES
 from foldopt.status import Solution, Status
 
 __all__ = ["as_program", "finish", "judged", "plain", "point_of", "solve_one"]
@@ -48,7 +48,7 @@ def solve_one(
                 break
             left = dataclasses.replace(limits, time_limit=seconds)
         try:
-            answer = ENGINES[name].solve(reduced.program, left, near)
+            answer = engine_called(name).solve(reduced.program, left, near)
         except ImportError:
             raise
         except Exception as error:

@@ -70,7 +70,7 @@ class QPEngine:
         """Raise if something is set that the engine does not have."""
         lacking = self.lacks(limits)
         if lacking:
-            have = ", ".join(sorted(self.settings))
+            have = ", ".join(sorted(self.settings)) or "none"
             raise ValueError(
                 f"solvers.QP: engine {self.name!r} has no {' and no '.join(lacking)}; it has "
                 f"{have}. Leave it at its default, or take another engine"

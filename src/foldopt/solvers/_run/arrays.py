@@ -12,7 +12,7 @@ from torch import Tensor
 from foldopt._tree import flatten
 from foldopt.solvers import _scipy
 
-__all__ = ["check_numbers", "count_samples", "is_batched", "to_array"]
+__all__ = ["check_numbers", "check_params", "count_samples", "is_batched", "to_array"]
 
 
 def check_numbers(params: Sequence[Any], names: Sequence[str], infinite: Container[str]) -> None:
@@ -25,6 +25,10 @@ def check_numbers(params: Sequence[Any], names: Sequence[str], infinite: Contain
                 if values.layout != torch.strided:
                     values = values.values()
                 if not values.is_floating_point():
+                    continue
+                # Decided on its own device; only what is bad is fetched to be named.
+                fine = ~torch.isnan(values) if name in infinite else torch.isfinite(values)
+                if bool(fine.all()):
                     continue
                 values = values.cpu().to(torch.float64).numpy()
             if not isinstance(values, (np.ndarray, np.generic, float)):
@@ -41,6 +45,11 @@ def check_numbers(params: Sequence[Any], names: Sequence[str], infinite: Contain
                     f"{int(bad.sum())} such entries): no engine was run. Likely cause: the network "
                     "that predicts it diverged, or data are missing"
                 )
+
+
+def check_params(params: Sequence[Any]) -> None:
+    """:func:`check_numbers` for params that have a number and no name."""
+    check_numbers(params, [f"param {position}" for position in range(len(params))], ())
 
 
 def to_array(leaf: Any, dtype: np.dtype | None) -> Any:

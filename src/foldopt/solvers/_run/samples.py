@@ -123,6 +123,9 @@ class _Unflattened:
     def __call__(self, *leaves: Any, start: Any = None) -> Solution:
         arguments = []
         for place in self.places:
+            if isinstance(place, int):
+                arguments.append(leaves[place])
+                continue
             numbers, spec = flatten(place)
             arguments.append(unflatten([leaves[number] for number in numbers], spec))
         found = self.one(*arguments) if start is None else self.one(*arguments, start=start)

@@ -74,7 +74,7 @@ class State:
 
 def solve(program: Program, state: State, params: tuple[Any, ...], limits: Limits) -> State:
     """Iterate until every sample has a status."""
-    dims = program._in_dims(state.x, params)
+    dims = program.in_dims(state.x, params)
     begin = time.monotonic()
     for iteration in range(limits.iterations + 1):
         running = (state.status < 0).nonzero()[:, 0]

@@ -88,7 +88,7 @@ def restoration(
     if bool(exact.any()):
 
         def squares(y: Tensor, *c: Any) -> Tensor:
-            over = torch.cat([program._g(y, c).clamp_min(0), program._h(y, c)])
+            over = torch.cat([program.inequalities(y, c).clamp_min(0), program.equalities(y, c)])
             return 0.5 * over.square().sum()
 
         distance = Program(squares, shared=program.shared, name=program.name)

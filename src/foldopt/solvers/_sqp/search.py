@@ -32,10 +32,14 @@ class Merit:
         program = self.program
 
         def values(y: Tensor, *c: Any) -> tuple[Tensor, Tensor, Tensor]:
-            return program._value(program.objective(y, *c)), program._g(y, c), program._h(y, c)
+            return (
+                program.checked_value(program.objective(y, *c)),
+                program.inequalities(y, c),
+                program.equalities(y, c),
+            )
 
         with torch.no_grad():
-            f, g, h = program._each(values, x, self.params)
+            f, g, h = program.each(values, x, self.params)
         return self.of(f, g, h), g, h
 
     def of(self, f: Tensor, g: Tensor, h: Tensor) -> Tensor:
