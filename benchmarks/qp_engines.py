@@ -2,7 +2,7 @@
 
 Each cell is one program in float64, alone, through solvers.QP: milliseconds, and the relative KKT
 residual of the answer. A status instead of a residual marks an engine that did not solve it within
-five seconds; a dash, one that failed or took more than a second for a smaller program of the same
+five seconds; a dash, one that failed or took more than half a second for a smaller program of the same
 kind, and was not asked. The last column is auto's time over the best one's, and auto's choice.
 
     python benchmarks/qp_engines.py [dense|sparse]
@@ -29,7 +29,7 @@ from foldopt.solvers._qp.table import ENGINES
 from foldopt.solvers.qp import QP
 from foldopt.status import Solution, Status
 
-PATIENCE, LIMIT = 1.0, 5.0
+PATIENCE, LIMIT = 0.5, 5.0
 
 
 class Case(NamedTuple):

@@ -101,8 +101,8 @@ class Fragile(Executor):
         if self.broken:
             raise BrokenExecutor("broken before")
         future: Future[Any] = Future()
-        rows = args[2]
-        if any(row[0][0][0] == self.dies_of for row in rows):
+        (column, *_), _, _ = args[1]
+        if (column == self.dies_of).any():
             self.broken = True
             future.set_exception(BrokenExecutor("a worker died"))
         else:

@@ -15,6 +15,7 @@ __all__ = ["polish"]
 _SHIFT = 1e-9
 _REFINEMENTS = 5
 _DOUBT = 10.0
+_GOOD = 1e-9
 
 
 def polish(program: Program, point: Point) -> Point:
@@ -31,12 +32,17 @@ def polish(program: Program, point: Point) -> Point:
     """
     form = as_conic(program)
     z, slack = to_conic(form, point), form.d - form.C @ point.x
-    before = quality(program, point).strictest
+    before = quality(program, point)
+    allowed = max(before.worst, _GOOD)
     for doubt in (1.0, _DOUBT, 1 / _DOUBT):
         active = z * doubt > slack
         active[: form.zeros] = True
         better = _solved(program, form, point, z, active)
-        if better is not None and quality(program, better).strictest < before:
+        if better is None:
+            continue
+        # Clearer pairs are no gain where the conditions themselves hold worse than before.
+        after = quality(program, better)
+        if after.worst <= allowed and after.strictest < before.strictest:
             return better
     return point
 

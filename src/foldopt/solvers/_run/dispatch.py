@@ -66,21 +66,20 @@ class Task:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def part(self, where: Sequence[int]) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
-        """What some samples are made of: their own rows, and what all share."""
-        rows = [
-            (
-                tuple(
-                    column[i] for column, own in zip(self.columns, self.batched, strict=True) if own
-                ),
-                self.starts[i],
-            )
-            for i in where
-        ]
-        shared = tuple(
-            column for column, own in zip(self.columns, self.batched, strict=True) if not own
+    def part(self, where: list[int]) -> Part:
+        """What some samples are made of."""
+        # A run of samples is one slice of each column: a few large arrays to send, not many small.
+        run = len(where) > 1 and where == list(range(where[0], where[-1] + 1))
+        taken: Any = slice(where[0], where[-1] + 1) if run else where
+        columns = tuple(
+            column[taken] if own else column
+            for column, own in zip(self.columns, self.batched, strict=True)
         )
-        return rows, shared
+        return columns, self.batched, [self.starts[i] for i in where]
+
+
+# Columns with a row for each sample or shared by all; which is which; a start for each sample.
+Part = tuple[tuple[Any, ...], tuple[bool, ...], list[Any]]
 
 
 def solve_all(task: Task, executor: ExecutorLike, releases_gil: bool) -> list[Any]:
@@ -103,7 +102,7 @@ def _here(task: Task, answers: list[Any], pays: float | None) -> list[int]:
     begin = time.perf_counter()
     count = len(task)
     for sample in range(count):
-        answers[sample] = _solve(task.one, task.batched, *task.part([sample]))[0]
+        answers[sample] = _solve(task.one, task.part([sample]))[0]
         if pays is not None and cores() > 1 and sample + 1 < count:
             each = (time.perf_counter() - begin) / (sample + 1)
             if each * (count - sample - 1) > pays:
@@ -141,7 +140,7 @@ class _Batch:
         halt = threading.Event() if self.crew.shares_memory else None
         try:
             for chunk in chunks:
-                work = (_solve, function, self.task.batched, *self.task.part(chunk), halt)
+                work = (_solve, function, self.task.part(chunk), halt)
                 try:
                     running.append((chunk, self.crew.executor.submit(*work)))
                 except futures.BrokenExecutor as error:
@@ -184,21 +183,19 @@ def _named(error: BaseException) -> str:
 
 
 def _solve(
-    one: Callable[..., Any] | bytes,
-    batched: tuple[bool, ...],
-    rows: list[tuple[Any, ...]],
-    shared: tuple[Any, ...],
-    halt: threading.Event | None = None,
+    one: Callable[..., Any] | bytes, part: Part, halt: threading.Event | None = None
 ) -> list[Any]:
     """Some samples, one after another, until told to halt; runs where the work is done."""
     if isinstance(one, bytes):
         one = unpack(one)
+    columns, batched, starts = part
     answers = []
-    for own, start in rows:
+    for row, start in enumerate(starts):
         if halt is not None and halt.is_set():
             break
-        mine, common = iter(own), iter(shared)
-        arguments = [next(mine) if is_own else next(common) for is_own in batched]
+        arguments = [
+            column[row] if own else column for column, own in zip(columns, batched, strict=True)
+        ]
         try:
             answers.append(one(*arguments) if start is None else one(*arguments, start=start))
         except Exception as error:
