@@ -169,3 +169,26 @@ def test_the_cases_cover_every_block() -> None:
         Status.CONVERGED, Status.INFEASIBLE, Status.UNBOUNDED,
     }  # fmt: skip
     assert all(isinstance(known, Known) for known in KNOWN.values())
+
+
+@pytest.mark.parametrize("engine", ["auto", "piqp", "clarabel", "osqp", "moreau"])
+def test_a_polish_does_not_spoil_what_was_solved(engine: str) -> None:
+    # Banded, with a thousand variables: many rows are nearly active, and a guess with clearer pairs
+    # of slack and multiplier may leave a gradient of 1e-6 behind.
+    n, r = 1000, np.random.default_rng(0)
+    x0, k = r.normal(size=n), n // 10
+
+    def banded(rows: int) -> sparse.csc_matrix:
+        near = np.arange(rows)[:, None] * (n // rows) + r.integers(0, 20, size=(rows, 4))
+        where = (np.repeat(np.arange(rows), 4), near.ravel() % n)
+        return sparse.csc_matrix((r.normal(size=4 * rows), where), shape=(rows, n))
+
+    G, A = banded(n), banded(k)
+    D = sparse.diags([np.ones(n), -np.ones(n - 1)], [0, 1])  # type: ignore[arg-type]
+    Q = sparse.csc_matrix(D.T @ D + 0.1 * sparse.eye(n))
+    p, h = r.normal(size=n), G @ x0 + r.random(n)
+    solution = QP(engine)(Q, p, G, h, A, A @ x0, x0 - 1, x0 + 1)
+    assert Status(int(solution.status)) == Status.CONVERGED, solution.messages
+    slope = Q @ solution.x.numpy() + p + G.T @ solution.multipliers.inequality.numpy()
+    slope += A.T @ solution.multipliers.equality.numpy() + solution.multipliers.bounds.numpy()
+    assert np.abs(slope).max() < 1e-8

@@ -168,7 +168,7 @@ class QP(Settings):
             settings=self,
             releases_gil=engine_called(engines[0]).releases_gil,
             blank=blank,
-            infinite=INFINITE,
+            checked=True,
         )
 
     def _whole_batch(self, blocks: Blocks) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 from typing import Any
@@ -94,16 +95,19 @@ def convexity_of(Q: Any, samples: int | None) -> Convexity:
     """How convex the objective is, in every sample; ValueError if in one of them it is not."""
     if Q is None:
         return "linear"
-    signs = (1, -1)
     if _scipy.sparse.issparse(Q):
         if not Q.nnz:
             return "linear"
-        convex, strongly = (_not_positive_sparse(Q, sign * _tolerance(Q)) for sign in signs)
+        lacks = functools.partial(_not_positive_sparse, Q)
     else:
         given = torch.as_tensor(to_array(Q, np.dtype(np.float64)))
         if not bool((given != 0).any()):
             return "linear"
-        convex, strongly = (_not_positive(given, sign * _tolerance(Q)) for sign in signs)
+        lacks = functools.partial(_not_positive, given)
+    tolerance = _tolerance(Q)
+    if lacks(-tolerance) is None:  # most are, and one factorization shows it
+        return "strong"
+    convex = lacks(tolerance)
     if convex is not None:
         who = "Q" if samples is None or convex < 0 else f"Q of sample {convex}"
         raise ValueError(
@@ -111,7 +115,7 @@ def convexity_of(Q: Any, samples: int | None) -> Convexity:
             "cause: a sign, or a Q that is predicted without a factor (Q = LLᵀ). "
             "solvers.GlobalQP solves nonconvex programs to global optimality, nn.f_sqp locally"
         )
-    return "strong" if strongly is None else "semidefinite"
+    return "semidefinite"
 
 
 def traits_of(blocks: Blocks, convexity: Convexity) -> Traits:
@@ -135,11 +139,15 @@ def _tolerance(Q: Any) -> float:
 
 
 def _not_positive(Q: Tensor, shift: float) -> int | None:
-    """The first sample whose Q + shift |Q| I has no Cholesky factor; −1: the Q of them all."""
-    Q = (Q + Q.mT) / 2
-    size = Q.abs().amax((-2, -1), keepdim=True) if Q.numel() else Q.new_zeros(*Q.shape[:-2], 1, 1)
-    eye = torch.eye(Q.shape[-1], dtype=Q.dtype)
-    info = torch.linalg.cholesky_ex(Q + (shift * size + torch.finfo(Q.dtype).tiny) * eye)[1]
+    """The first sample whose Q + shift |Q| I has no Cholesky factor; −1: the Q of them all.
+
+    The largest entry of a semidefinite matrix stands on its diagonal.
+    """
+    Q = (Q + Q.mT).div_(2)
+    diagonal = Q.diagonal(dim1=-2, dim2=-1)
+    size = diagonal.abs().amax(-1, keepdim=True) if Q.numel() else diagonal.abs()
+    diagonal.add_(shift * size + torch.finfo(Q.dtype).tiny)
+    info = torch.linalg.cholesky_ex(Q)[1]
     wrong = torch.nonzero(info.reshape(-1))
     if not len(wrong):
         return None

@@ -50,21 +50,26 @@ def choose(traits: Traits, limits: Limits) -> tuple[str, ...]:
     return tuple(able)
 
 
-# From `python benchmarks/qp_engines.py` (milliseconds on one core, machine busy; ratios matter):
+# From benchmarks/qp_engines.py, milliseconds on one quiet core; the rows marked * are from an
+# earlier run on a busy one, with some engines left out: there only ratios count.
 #
 #                              DAQP   PIQP  Clarabel  OSQP   SCS   HiGHS
-#   dense, strong       n  20   1.1    1.8      7.0    7.0   8.1     8.9
-#                         100   2.8    3.7       41     24    13      97
-#                         300    63     19      916    179   221    time limit
-#   dense, semidefinite    20   1.2    1.5      6.3    8.2   9.2      10
-#                         100    11    3.4       51     39    26     102
-#   dense, linear          20   0.9    1.3       12    229    12      12
-#                         100    13     12       48   5025    46     100
-#   sparse, strong       1000  2237     27       39     76    71    failed
-#                        5000     –    218      530    863  1246       –
-#   sparse, semidefinite 5000     –     76      323      –     –       –
-#   sparse, linear       1000     –     16       21      –     –      11
-#                        5000     –     89      302      –     –     107
+#   dense, strong       n  20   0.8    0.8      2.2    2.6   2.9     4.2
+#                         100   2.1    3.3       23     11    11      46
+#                         300    29     28      421    104   113  time limit
+#   dense, semidefinite    20   1.1    2.2      3.4    4.0   2.8     3.5
+#                         100   3.6    2.2       19     15    18      32
+#                         300    73     29      456    257   164  time limit
+#   dense, linear          20   0.6    0.6      1.9    161   2.4     1.8
+#                         100   3.5    1.7       13   3268    13      24
+#                         300   128     19      142      –     –     607
+#   sparse, strong        100   3.4    3.3       11    7.9   7.0  failed
+#                        1000  1014     27       33     41    54       –
+#                        5000     –     83      151    163   240       –
+#   sparse, semidefinite  100   3.0    2.4      4.3     11   8.8  failed
+#                       *5000     –     76      323      –     –       –
+#   sparse, linear      *1000     –     16       21      –     –      11
+#                       *5000     –     89      302      –     –     107
 #
 # DAQP's answers are exact to rounding as well, so that it is preferred where it is about as fast.
 # So are those of HiGHS, which moreover lets other threads run, on sparse linear programs. It is

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures as futures
+import contextlib
 import dataclasses
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from foldopt.solvers._run.executors import ExecutorLike, Workers, cores, pack, unpack, workers
+from foldopt.solvers._run.stored import Stored, stored
 
 __all__ = ["Failure", "Task", "solve_all"]
 
@@ -72,7 +75,11 @@ class Task:
         run = len(where) > 1 and where == list(range(where[0], where[-1] + 1))
         taken: Any = slice(where[0], where[-1] + 1) if run else where
         columns = tuple(
-            column[taken] if own else column
+            column.rows(where[0], where[-1] + 1)
+            if isinstance(column, Stored)
+            else column[taken]
+            if own
+            else column
             for column, own in zip(self.columns, self.batched, strict=True)
         )
         return columns, self.batched, [self.starts[i] for i in where]
@@ -89,11 +96,20 @@ def solve_all(task: Task, executor: ExecutorLike, releases_gil: bool) -> list[An
     if executor is None or executor == "serial" or executor == "auto":
         # "auto" hands the rest over once it knows what a sample costs.
         pays = None if executor != "auto" else _THREADS_PAY if releases_gil else _PROCESSES_PAY
+        begin = time.perf_counter()
         todo = _here(task, answers, pays)
         executor = "threads" if releases_gil else "processes"
+        if releases_gil and len(todo) < len(task):
+            # Our own part of the work holds the lock: for long batches processes gain more.
+            each = (time.perf_counter() - begin) / (len(task) - len(todo))
+            long = each * len(todo) > _PROCESSES_PAY and find_spec("loky") is not None
+            executor = "processes" if long else "threads"
     if todo:
         with workers(executor) as crew:
-            _Batch(task, crew, answers).run(todo)
+            near = stored(task.columns, task.batched) if crew.same_machine else None
+            with near or contextlib.nullcontext(task.columns) as columns:
+                task = dataclasses.replace(task, columns=columns)
+                _Batch(task, crew, answers).run(todo)
     return answers
 
 
@@ -189,6 +205,7 @@ def _solve(
     if isinstance(one, bytes):
         one = unpack(one)
     columns, batched, starts = part
+    columns = [column.load() if isinstance(column, Stored) else column for column in columns]
     answers = []
     for row, start in enumerate(starts):
         if halt is not None and halt.is_set():

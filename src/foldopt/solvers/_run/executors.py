@@ -39,6 +39,8 @@ class Workers:
         How many workers it has, as far as it tells.
     shares_memory
         Its workers are threads of this process: nothing needs to be pickled.
+    same_machine
+        Its workers are known to read the files of this machine.
     renew
         Gives a fresh executor in the place of a broken one.
     stop
@@ -48,6 +50,7 @@ class Workers:
     executor: futures.Executor
     count: int
     shares_memory: bool
+    same_machine: bool
     renew: Callable[[], futures.Executor]
     stop: Callable[[futures.Executor, list[futures.Future[Any]]], None]
 
@@ -75,13 +78,13 @@ def workers(executor: ExecutorLike) -> Iterator[Workers]:
     if executor == "threads":
         pool = futures.ThreadPoolExecutor(cores(), thread_name_prefix="foldopt")
         try:
-            yield Workers(pool, cores(), True, lambda: pool, _cancel)
+            yield Workers(pool, cores(), True, False, lambda: pool, _cancel)
         finally:
             # A thread inside an engine cannot be interrupted, and is not waited for.
             pool.shutdown(wait=False, cancel_futures=True)
     elif executor == "processes":
         # They stay for the next batch: starting them takes seconds.
-        yield Workers(_processes(), cores(), False, _processes, _kill)
+        yield Workers(_processes(), cores(), False, True, _processes, _kill)
     elif hasattr(executor, "submit"):
         # A broken pool of the user's cannot be mended. It had processes, and so we take some.
         yield _described(executor, _processes)
@@ -99,7 +102,7 @@ def _described(given: Any, renew: Callable[[], futures.Executor]) -> Workers:
     count = getattr(given, "_max_workers", None)
     threads = isinstance(given, futures.ThreadPoolExecutor)
     count = count if isinstance(count, int) and count > 0 else cores()
-    return Workers(given, count, threads, renew, _cancel)
+    return Workers(given, count, threads, False, renew, _cancel)
 
 
 def _processes() -> futures.Executor:

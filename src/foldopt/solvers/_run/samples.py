@@ -32,6 +32,7 @@ def solve_samples(
     releases_gil: bool,
     blank: Callable[[], Solution],
     infinite: Container[str] = (),
+    checked: bool = False,
 ) -> Solution:
     """What every engine does with its batch; the arguments are those of :func:`lift`."""
     return lift(
@@ -44,6 +45,7 @@ def solve_samples(
         releases_gil=releases_gil,
         blank=blank,
         infinite=infinite,
+        checked=checked,
         dtype=np.dtype(np.float64),
     )
 
@@ -59,6 +61,7 @@ def lift(
     releases_gil: bool,
     blank: Callable[[], Solution] | None = None,
     infinite: Container[str] = (),
+    checked: bool = False,
     dtype: np.dtype | None = None,
 ) -> Solution:
     """Solve every sample of a batch, wherever, and put the answers together.
@@ -78,10 +81,13 @@ def lift(
         What a sample without an answer gets; None: NaN, in the shape of another one's answer.
     infinite
         The names of params that may hold ±inf.
+    checked
+        The params have been looked at for NaN and inf already.
     dtype
         What floating-point arrays become for ``one``; None: they stay what they are.
     """
-    check_numbers(params, names, infinite)
+    if not checked:
+        check_numbers(params, names, infinite)
     leaves, places = [], []
     for param, name, dim in zip(params, names, in_dims, strict=True):
         found, spec = flatten(param)
