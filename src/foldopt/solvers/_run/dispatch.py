@@ -141,12 +141,13 @@ class _Batch:
         # One dead process takes all work down that its executor had in hand. Each lost chunk goes
         # again, alone; then each sample of a chunk that is lost again. Who is lost alone, did it.
         for chunk, _ in lost:
-            for again, _ in self._submit([chunk]):
-                for sample in again:
-                    for _, why in self._submit([[sample]]):
-                        self.answers[sample] = Failure(
-                            f"its worker died ({why}): the solver crashed, or memory ran out"
-                        )
+            again = self._submit([chunk])
+            if again and len(chunk) > 1:
+                again = [end for sample in chunk for end in self._submit([[sample]])]
+            for (sample,), why in again:
+                self.answers[sample] = Failure(
+                    f"its worker died ({why}): the solver crashed, or memory ran out"
+                )
 
     def _submit(self, chunks: list[list[int]]) -> list[tuple[list[int], str]]:
         """Have chunks solved; those whose worker was lost come back, with the reason."""
