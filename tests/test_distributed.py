@@ -62,14 +62,20 @@ def test_a_worker_killed_on_dask_loses_no_sample(client: Any, tmp_path: pathlib.
     assert torch.equal(solution.x, batch() ** 3)
 
 
-def test_a_sample_that_kills_every_worker_of_dask_fails_alone(client: Any) -> None:
-    # Each try kills so many workers and one more. None at all would be too few: a sample may be
-    # given to a worker that is just dying of another one.
-    client.cluster.scheduler.allowed_failures = 2
+def test_a_sample_that_kills_every_worker_of_dask_fails_not_the_run(client: Any) -> None:
+    client.cluster.scheduler.allowed_failures = 2  # each try kills so many workers and one more
     with client.get_executor(retries=0) as executor:
-        solution = solvers.solve_batch(distributed_runs.dies_always, batch(4), executor=executor)
-    assert solution.status.tolist() == [0, 0, 0, Status.FAILED]
-    assert "its worker died (KilledWorker)" in solution.messages[3]
+        solution = solvers.solve_batch(distributed_runs.dies_always, batch(), executor=executor)
+    assert solution.status[3] == Status.FAILED
+    assert "its worker died (" in solution.messages[3]
+    # On a loaded machine dask may blame a task that waited at a dying worker too, again and again:
+    # such a neighbour is FAILED as well, never wrong, and most are solved.
+    solved = solution.status == Status.CONVERGED
+    assert torch.equal(solution.x[solved], batch()[solved] ** 3)
+    assert int(solved.sum()) >= 4
+    for sample in (~solved).nonzero().flatten().tolist():
+        assert solution.status[sample] == Status.FAILED
+        assert "its worker died (" in solution.messages[sample]
 
 
 def test_mpi() -> None:
