@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import uuid
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def dies_once(folder: str, c: np.ndarray) -> np.ndarray:
 def dies_always(c: np.ndarray) -> np.ndarray:
     if c[0] == 3:
         os._exit(1)
+    return c**3
+
+
+def counted(folder: str, c: np.ndarray) -> np.ndarray:
+    """Leaves a file behind each time that it is called."""
+    (pathlib.Path(folder) / uuid.uuid4().hex).write_text("")
     return c**3
 
 

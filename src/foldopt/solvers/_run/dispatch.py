@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -157,7 +158,10 @@ class _Batch:
         halt = threading.Event() if self.crew.shares_memory else None
         try:
             for chunk in chunks:
-                work = (_solve, function, self.task.part(chunk), halt)
+                # Dask names work by a hash of it, and answers what it has seen by what it found,
+                # the death of a worker included: without a name of its own a retry runs nothing.
+                name = uuid.uuid4().hex
+                work = (_solve, function, self.task.part(chunk), halt, name)
                 try:
                     running.append((chunk, self.crew.executor.submit(*work)))
                 except futures.BrokenExecutor as error:
@@ -200,9 +204,15 @@ def _named(error: BaseException) -> str:
 
 
 def _solve(
-    one: Callable[..., Any] | bytes, part: Part, halt: threading.Event | None = None
+    one: Callable[..., Any] | bytes,
+    part: Part,
+    halt: threading.Event | None = None,
+    name: str = "",
 ) -> list[Any]:
-    """Some samples, one after another, until told to halt; runs where the work is done."""
+    """Some samples, one after another, until told to halt; runs where the work is done.
+
+    ``name`` sets this piece of work apart from others like it, and is not read.
+    """
     if isinstance(one, bytes):
         one = unpack(one)
     columns, batched, starts = part
