@@ -35,9 +35,11 @@ def dies_always(c: np.ndarray) -> np.ndarray:
     return c**3
 
 
-def counted(folder: str, c: np.ndarray) -> np.ndarray:
-    """Leaves a file behind each time that it is called."""
-    (pathlib.Path(folder) / uuid.uuid4().hex).write_text("")
+def dies_three_times(folder: str, c: np.ndarray) -> np.ndarray:
+    """Kills its worker at the first three tries of sample 3."""
+    if c[0] == 3 and len(list(pathlib.Path(folder).iterdir())) < 3:
+        (pathlib.Path(folder) / uuid.uuid4().hex).write_text("")
+        os._exit(1)
     return c**3
 
 
