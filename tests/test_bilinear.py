@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.experiments.bilinear_checks import agreement, moving_share
-from foldopt.experiments.bilinear_data import FEATURES, difficulty, draw, split
-from foldopt.experiments.bilinear_program import (
+from foldopt.experiments.bilinear.checks import agreement, moving_share
+from foldopt.experiments.bilinear.data import FEATURES, difficulty, draw, split
+from foldopt.experiments.bilinear.layer import Folded, folded_program, forward_of
+from foldopt.experiments.bilinear.program import (
     Bilinear,
     best_vertex,
     bilinear_layer,
     search,
     solve_globally,
 )
-from foldopt.experiments.bilinear_training import Folded, folded_program, forward_of
 from foldopt.learning import mean_regret, regret
 from foldopt.projections import capped_simplex, simplex
 from foldopt.solvers.global_qp import GlobalQP
@@ -123,7 +123,7 @@ def test_the_search_meets_the_first_order_conditions(epsilon: float) -> None:
 
 
 def test_a_solution_without_conditions_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from foldopt.experiments import bilinear_program
+    from foldopt.experiments.bilinear import program as bilinear_program
 
     monkeypatch.setattr(bilinear_program, "_RESIDUAL", -1.0)
     objective, costs = program(3, samples=2)

@@ -15,8 +15,12 @@ from typer.testing import CliRunner
 
 import foldopt as fo
 from foldopt import cli
-from foldopt.experiments import bilinear, bilinear_checks, bilinear_report
-from foldopt.experiments.bilinear import (
+from foldopt.experiments.bilinear import checks as bilinear_checks
+from foldopt.experiments.bilinear import report as bilinear_report
+from foldopt.experiments.bilinear import training as bilinear
+from foldopt.experiments.bilinear.checks import Agreement, Checks
+from foldopt.experiments.bilinear.figure import write_figure
+from foldopt.experiments.bilinear.training import (
     TWO_STAGE,
     UNTRAINED,
     Config,
@@ -26,8 +30,6 @@ from foldopt.experiments.bilinear import (
     Trial,
     run,
 )
-from foldopt.experiments.bilinear_checks import Agreement, Checks
-from foldopt.experiments.bilinear_figure import write_figure
 from foldopt.learning import History
 
 F64 = torch.float64

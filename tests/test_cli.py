@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 import foldopt
 from foldopt import cli
-from foldopt.experiments import market, portfolio
+from foldopt.experiments import market
+from foldopt.experiments.markowitz import training as portfolio
 
 INSTALL = 'pip install "fold-opt[experiments]"'
 

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 import foldopt as fo
 from foldopt import cli
-from foldopt.experiments import convergence_report
-from foldopt.experiments.convergence import Config, Result, instance, run
-from foldopt.experiments.convergence_figure import FIGURES, write_figures
-from foldopt.experiments.nested import nested_unrolling
-from foldopt.experiments.power_flow import load_case14
-from foldopt.experiments.top_k import TopK
+from foldopt.experiments.convergence import report as convergence_report
+from foldopt.experiments.convergence.figure import FIGURES, write_figures
+from foldopt.experiments.convergence.measure import Config, Result, instance, run
+from foldopt.experiments.convergence.nested import nested_unrolling
+from foldopt.experiments.convergence.power_flow import load_case14
+from foldopt.experiments.convergence.top_k import TopK
 
 F64 = torch.float64
 SMALL = Config(n=20, k=3, step_size=0.06, iterations=80, step_sizes=7, inner=(2, 10, 60))
@@ -268,7 +268,7 @@ def test_the_command(
         seen.append(config)
         return result
 
-    monkeypatch.setattr("foldopt.experiments.convergence.run", given)
+    monkeypatch.setattr("foldopt.experiments.convergence.measure.run", given)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     arguments = ["run", "convergence", "--quick", "--seed", "3", "--out", str(tmp_path / "new")]
     outcome = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "160"})

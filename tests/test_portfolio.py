@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.experiments import mean_variance
 from foldopt.experiments.market import LAGS, Market, load_sp500, observe, split
-from foldopt.experiments.mean_variance import MeanVariance, portfolio_layer, solve
+from foldopt.experiments.markowitz import mean_variance
+from foldopt.experiments.markowitz.mean_variance import MeanVariance, portfolio_layer, solve
 from foldopt.learning import mean_regret, regret
 from tests.prices import invented_prices
 

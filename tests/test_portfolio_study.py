@@ -15,9 +15,10 @@ from rich.console import Console
 from scipy import stats
 
 import foldopt as fo
-from foldopt.experiments import portfolio_report
 from foldopt.experiments.market import Market, observe, split
-from foldopt.experiments.portfolio import (
+from foldopt.experiments.markowitz import report as portfolio_report
+from foldopt.experiments.markowitz.figure import write_figure
+from foldopt.experiments.markowitz.training import (
     EQUAL_WEIGHTS,
     FOLDED,
     TWO_STAGE,
@@ -27,7 +28,6 @@ from foldopt.experiments.portfolio import (
     run,
     workload,
 )
-from foldopt.experiments.portfolio_figure import write_figure
 from foldopt.experiments.statistics import annual_sharpe, mean_interval
 from foldopt.learning import History
 from tests.prices import invented_prices

@@ -75,7 +75,7 @@ def application() -> typer.Typer:
     """Build the command line; needs typer and rich."""
     import typer
 
-    from foldopt.experiments.bilinear_command import add_command
+    from foldopt.experiments.bilinear.command import add_command
 
     app = typer.Typer(
         help="fold-opt: make any solver differentiable. The studies behind the library.",
@@ -202,10 +202,10 @@ def _list_solvers() -> None:
 
 
 def _portfolio(settings: dict[str, int], out: Path) -> None:
-    from foldopt.experiments import portfolio_report as report
     from foldopt.experiments.market import load_sp500, observe
-    from foldopt.experiments.portfolio import Config, run, workload
-    from foldopt.experiments.portfolio_figure import write_figure
+    from foldopt.experiments.markowitz import report
+    from foldopt.experiments.markowitz.figure import write_figure
+    from foldopt.experiments.markowitz.training import Config, run, workload
 
     console = _console()
     config = Config(**settings)
@@ -233,9 +233,9 @@ def _portfolio(settings: dict[str, int], out: Path) -> None:
 def _convergence(seed: int, quick: bool, out: Path) -> None:
     import torch
 
-    from foldopt.experiments import convergence_report as report
-    from foldopt.experiments.convergence import Config, run
-    from foldopt.experiments.convergence_figure import write_figures
+    from foldopt.experiments.convergence import report
+    from foldopt.experiments.convergence.figure import write_figures
+    from foldopt.experiments.convergence.measure import Config, run
 
     console = _console()
     small = {"n": 20, "k": 3, "step_size": 0.06, "step_sizes": 9, "inner": (2, 10, 60)}

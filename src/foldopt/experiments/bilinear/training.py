@@ -15,15 +15,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from foldopt.experiments.bilinear_checks import Checks, check
-from foldopt.experiments.bilinear_data import draw, split
-from foldopt.experiments.bilinear_program import Bilinear, Forward, best_vertex, search
-from foldopt.experiments.bilinear_training import (
+from foldopt.experiments.bilinear.checks import Checks, check
+from foldopt.experiments.bilinear.data import draw, split
+from foldopt.experiments.bilinear.layer import (
     Folded,
     Predictor,
     folded_program,
     initial_model,
 )
+from foldopt.experiments.bilinear.program import Bilinear, Forward, best_vertex, search
 from foldopt.learning import Examples, History, Training, end_to_end, mean_regret, regret, two_stage
 from foldopt.learning.regret import Objective
 
@@ -76,7 +76,7 @@ class Config:
     seed
         Of the first.
     samples, n
-        See :func:`~foldopt.experiments.bilinear_data.draw`.
+        See :func:`~foldopt.experiments.bilinear.data.draw`.
     folds
         The folded models, each with its ε and its loss. That ε = 4 and the smooth loss are worth
         showing was seen on seeds 100, 101 and 103, which are none of the default ones.

@@ -14,9 +14,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from foldopt.experiments.bilinear import TWO_STAGE, UNTRAINED, Config, Fold, Result, Trial, run
-from foldopt.experiments.bilinear_checks import Agreement, Checks
-from foldopt.experiments.bilinear_program import Forward
+from foldopt.experiments.bilinear.checks import Agreement, Checks
+from foldopt.experiments.bilinear.program import Forward
+from foldopt.experiments.bilinear.training import (
+    TWO_STAGE,
+    UNTRAINED,
+    Config,
+    Fold,
+    Result,
+    Trial,
+    run,
+)
 from foldopt.experiments.statistics import Interval, mean_interval
 
 __all__ = ["QUICK", "introduction", "show", "table", "verdict", "write_numbers"]
@@ -60,7 +68,7 @@ def show(
     problems
         How many Q; None: 15, or 1 if quick.
     """
-    from foldopt.experiments.bilinear_figure import write_figure
+    from foldopt.experiments.bilinear.figure import write_figure
 
     chosen: dict[str, Any] = {**(QUICK if quick else {}), "seed": seed, "solver": solver}
     if problems is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from foldopt.experiments.market import LAGS, Market, split
-from foldopt.experiments.mean_variance import MeanVariance, portfolio_layer
+from foldopt.experiments.markowitz.mean_variance import MeanVariance, portfolio_layer
 from foldopt.learning import Examples, History, Training, end_to_end, mean_regret, regret, two_stage
 from foldopt.status import record
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldopt.experiments.portfolio import (
+from foldopt.experiments.markowitz.training import (
     EQUAL_WEIGHTS,
     FOLDED,
     MINIMUM_VARIANCE,

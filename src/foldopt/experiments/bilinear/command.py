@@ -51,6 +51,6 @@ def add_command(run: typer.Typer, question: str, prepare: Callable[..., None]) -
         prepare(out, *(["gurobipy"] if solver is Engine.gurobi else []))
         from rich.console import Console
 
-        from foldopt.experiments.bilinear_report import show
+        from foldopt.experiments.bilinear.report import show
 
         show(Console(), quick, seed, out, solver.value, problems)

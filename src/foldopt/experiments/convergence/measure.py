@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.experiments.convergence_layers import Layer, layers
-from foldopt.experiments.nested import NestedRow, nested_unrolling
-from foldopt.experiments.starts import TARGET, StartRow, random_start, starting_points
-from foldopt.experiments.top_k import TopK
+from foldopt.experiments.convergence.layers import Layer, layers
+from foldopt.experiments.convergence.nested import NestedRow, nested_unrolling
+from foldopt.experiments.convergence.starts import TARGET, StartRow, random_start, starting_points
+from foldopt.experiments.convergence.top_k import TopK
 
 __all__ = ["Config", "LagRow", "Result", "StepSizeRow", "run"]
 

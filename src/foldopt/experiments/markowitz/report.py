@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from foldopt.experiments.market import Market, split
-from foldopt.experiments.portfolio import FOLDED, TWO_STAGE, Config, Result, Track
+from foldopt.experiments.markowitz.training import FOLDED, TWO_STAGE, Config, Result, Track
 from foldopt.experiments.statistics import Interval, annual_sharpe, mean_interval
 
 __all__ = ["Row", "introduction", "summarise", "table", "verdict", "write_numbers"]

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldopt.experiments.convergence import Result
+from foldopt.experiments.convergence.measure import Result
 
 __all__ = ["FIGURES", "write_figures"]
 

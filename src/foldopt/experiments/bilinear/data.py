@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from foldopt.experiments.bilinear_program import Bilinear, best_vertex
+from foldopt.experiments.bilinear.program import Bilinear, best_vertex
 from foldopt.learning import Examples
 
 __all__ = ["FEATURES", "difficulty", "draw", "split"]

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldopt.experiments.bilinear import TWO_STAGE, UNTRAINED, Result
+from foldopt.experiments.bilinear.training import TWO_STAGE, UNTRAINED, Result
 from foldopt.experiments.statistics import mean_interval
 
 __all__ = ["write_figure"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import foldopt as fo
-from foldopt.experiments.bilinear_data import FEATURES
-from foldopt.experiments.bilinear_program import (
+from foldopt.experiments.bilinear.data import FEATURES
+from foldopt.experiments.bilinear.program import (
     GAP,
     Bilinear,
     Forward,
@@ -88,7 +88,7 @@ def folded_program(objective: Bilinear, epsilon: float, solver: Forward = "ascen
     Parameters
     ----------
     objective, epsilon
-        See :func:`~foldopt.experiments.bilinear_program.bilinear_layer`.
+        See :func:`~foldopt.experiments.bilinear.program.bilinear_layer`.
     solver
         Who solves it.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.experiments.top_k import TopK
+from foldopt.experiments.convergence.top_k import TopK
 
 __all__ = ["TARGET", "StartRow", "random_start", "starting_points"]
 

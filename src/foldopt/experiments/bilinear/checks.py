@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foldopt.experiments.bilinear_program import GAP, Bilinear, Forward, search, solve_globally
-from foldopt.experiments.bilinear_training import folded_program
+from foldopt.experiments.bilinear.layer import folded_program
+from foldopt.experiments.bilinear.program import GAP, Bilinear, Forward, search, solve_globally
 from foldopt.learning import Examples, Training, end_to_end
 from foldopt.solvers.global_qp import GlobalQP
 from foldopt.status import Status
@@ -107,7 +107,7 @@ def agreement(
     engine
         ``"scip"`` or ``"gurobi"``.
     objective, costs, epsilon
-        As for :func:`~foldopt.experiments.bilinear_program.search`.
+        As for :func:`~foldopt.experiments.bilinear.program.search`.
     time_limit
         Seconds for a program; one without an answer by then counts as not proved.
 
@@ -143,7 +143,7 @@ def moving_share(objective: Bilinear, costs: Tensor, epsilon: float) -> float:
     Parameters
     ----------
     objective, costs, epsilon
-        As for :func:`~foldopt.experiments.bilinear_program.search`.
+        As for :func:`~foldopt.experiments.bilinear.program.search`.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def check(
     epsilons
         Of the layers, the first being that of the model.
     checked, global_epoch, time_limit
-        See :class:`~foldopt.experiments.bilinear.Config`.
+        See :class:`~foldopt.experiments.bilinear.training.Config`.
     say
         Called with a word on what is being done.
 

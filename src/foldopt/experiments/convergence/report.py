@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from foldopt.diagnose import StepSize, Trace
-from foldopt.experiments.convergence import Result
+from foldopt.experiments.convergence.measure import Result
 
 __all__ = ["introduction", "tables", "verdict", "write_numbers"]
 

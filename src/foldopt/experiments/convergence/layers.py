@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.experiments.power_flow import load_case14
-from foldopt.experiments.top_k import TopK
+from foldopt.experiments.convergence.power_flow import load_case14
+from foldopt.experiments.convergence.top_k import TopK
 
 __all__ = ["Layer", "layers"]
 

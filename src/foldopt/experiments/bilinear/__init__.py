@@ -1,0 +1,1 @@
+"""Nonconvex bilinear decisions (E1): regret against error."""

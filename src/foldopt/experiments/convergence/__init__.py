@@ -1,0 +1,1 @@
+"""How the backward pass converges: Figure 3, step sizes, nested loops."""

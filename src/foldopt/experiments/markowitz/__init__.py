@@ -1,0 +1,1 @@
+"""Portfolios of mean and variance on real prices: regret against error."""
