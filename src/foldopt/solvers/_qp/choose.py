@@ -50,8 +50,7 @@ def choose(traits: Traits, limits: Limits) -> tuple[str, ...]:
     return tuple(able)
 
 
-# From benchmarks/qp_engines.py, milliseconds on one quiet core; the rows marked * are from an
-# earlier run on a busy one, with some engines left out: there only ratios count.
+# From benchmarks/qp_engines.py, milliseconds on one quiet core (two runs: dense, sparse).
 #
 #                              DAQP   PIQP  Clarabel  OSQP   SCS   HiGHS
 #   dense, strong       n  20   0.8    0.8      2.2    2.6   2.9     4.2
@@ -63,13 +62,15 @@ def choose(traits: Traits, limits: Limits) -> tuple[str, ...]:
 #   dense, linear          20   0.6    0.6      1.9    161   2.4     1.8
 #                         100   3.5    1.7       13   3268    13      24
 #                         300   128     19      142      –     –     607
-#   sparse, strong        100   3.4    3.3       11    7.9   7.0  failed
-#                        1000  1014     27       33     41    54       –
-#                        5000     –     83      151    163   240       –
-#   sparse, semidefinite  100   3.0    2.4      4.3     11   8.8  failed
-#                       *5000     –     76      323      –     –       –
-#   sparse, linear      *1000     –     16       21      –     –      11
-#                       *5000     –     89      302      –     –     107
+#   sparse, strong        100   2.3    2.1      5.6    5.6   5.9  failed
+#                        1000   771     24       33     38    52       –
+#                        5000     –     81      150    154   240       –
+#   sparse, semidefinite  100   3.3    2.6      3.9     12   6.4  failed
+#                        1000   782    9.8       24     36    49       –
+#                        5000     –     61      126   1040   339       –
+#   sparse, linear        100   2.2    1.6      3.4    410   6.0     2.5
+#                        1000  1212     14       19   1717    59      10
+#                        5000     –     64      127      –  2499      52
 #
 # DAQP's answers are exact to rounding as well, so that it is preferred where it is about as fast.
 # So are those of HiGHS, which moreover lets other threads run, on sparse linear programs. It is
