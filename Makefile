@@ -5,7 +5,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install -q -c constrai
 .PHONY: demo test format clean
 
 demo: .venv/.demo
-	.venv/bin/fold-opt run portfolio
+	.venv/bin/fold-opt run markowitz
 
 test: .venv/.test
 	.venv/bin/ruff format --check .
@@ -23,10 +23,11 @@ format: .venv/.test
 
 .venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[experiments]"
+	$(PIP) --no-deps qpth  # asks for numpy < 2, and runs with any
 	touch $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[experiments,cvxpy,gurobi,distributed,dev]"
+	$(PIP) -e ".[experiments,cvxpy,pyepo,gurobi,distributed,dev]"
 	$(PIP) --no-deps qpth  # asks for numpy < 2, and runs with any
 	touch $@ .venv/.demo
 

@@ -7,7 +7,6 @@ import json
 import pathlib
 import re
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ from typer.testing import CliRunner
 import foldopt
 from foldopt import cli
 from foldopt.experiments import market
-from foldopt.experiments.markowitz import training as portfolio
+from foldopt.experiments.frame.command import prepare_folder
+from foldopt.experiments.markowitz import plan as markowitz
 
 INSTALL = 'pip install "fold-opt[experiments]"'
 
@@ -50,35 +50,30 @@ def test_version() -> None:
     assert result.output == f"fold-opt {foldopt.__version__}"
 
 
-def test_list_names_every_study() -> None:
-    result = invoke("list")
-    assert result.exit_code == 0
-    for name, question in cli.STUDIES.items():
-        assert name in result.output
-        assert question in result.output
-        assert invoke("run", name, "--help").exit_code == 0
-
-
-def test_run_portfolio(few_prices: None, tmp_path: pathlib.Path) -> None:
+def test_run_markowitz(few_prices: None, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "new" / "folder"
     state = torch.get_rng_state()
-    result = invoke("run", "portfolio", "--quick", "--epochs", "1", "--out", str(out))
+    arguments = ("--quick", "--epochs", "1", "--workers", "1", "--out", str(out))
+    result = invoke("run", "markowitz", *arguments)
     assert result.exit_code == 0, result.output
     assert torch.equal(torch.get_rng_state(), state)
-    for strategy in (portfolio.TWO_STAGE, portfolio.FOLDED, portfolio.EQUAL_WEIGHTS):
+    for strategy in (markowitz.TWO_STAGE, markowitz.FOLDED, markowitz.EQUAL_WEIGHTS):
         assert strategy in result.output
-    assert "95 % over 2 seeds" in result.output
-    assert "Regret, over 2 seeds: " in result.output
-    assert (out / "portfolio.png").stat().st_size > 10_000
-    config = json.loads((out / "portfolio.json").read_text(encoding="utf-8"))["config"]
+    assert "over 2 seeds" in result.output
+    assert "Verdict" in result.output
+    figures = list(out.glob("*.png"))
+    assert figures
+    assert all(path.stat().st_size > 10_000 for path in figures)
+    config = json.loads((out / "run.json").read_text(encoding="utf-8"))["config"]
     assert (config["seeds"], config["epochs"]) == (2, 1)
+    assert (out / "report.md").exists()
 
 
 def test_one_seed_has_no_interval(few_prices: None, tmp_path: pathlib.Path) -> None:
-    result = invoke("run", "portfolio", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path))
+    arguments = ("--seeds", "1", "--epochs", "1", "--workers", "1", "--out", str(tmp_path))
+    result = invoke("run", "markowitz", *arguments)
     assert result.exit_code == 0, result.output
     assert "nan" not in result.output
-    assert "one value only" in result.output
 
 
 @pytest.mark.parametrize(
@@ -86,10 +81,10 @@ def test_one_seed_has_no_interval(few_prices: None, tmp_path: pathlib.Path) -> N
     [
         (["nothing"], "No such command 'nothing'"),
         (["run", "nothing"], "No such command 'nothing'"),
-        (["run", "portfolio", "--nothing"], "No such option: --nothing"),
-        (["run", "portfolio", "--seeds", "0"], "--seeds"),
-        (["run", "portfolio", "--epochs", "few"], "--epochs"),
-        (["run", "portfolio", "extra"], "extra"),
+        (["run", "markowitz", "--nothing"], "No such option: --nothing"),
+        (["run", "markowitz", "--seeds", "0"], "seeds"),
+        (["run", "markowitz", "--epochs", "few"], "--epochs"),
+        (["run", "markowitz", "extra"], "extra"),
     ],
 )
 def test_mistakes_exit_with_2(arguments: list[str], says: str) -> None:
@@ -98,22 +93,16 @@ def test_mistakes_exit_with_2(arguments: list[str], says: str) -> None:
     assert says in result.output
 
 
-def test_a_folder_that_cannot_be_written_fails_before_training(
-    few_prices: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("training began")
-
-    monkeypatch.setattr(portfolio, "run", never)
+def test_a_folder_that_cannot_be_written_fails_before_training(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    result = invoke("run", "portfolio", "--out", str(tmp_path / "file" / "runs"))
+    result = invoke("run", "markowitz", "--out", str(tmp_path / "file" / "runs"))
     assert result.exit_code == 2
     assert "--out" in result.output
     assert "cannot write to" in result.output
 
 
 def test_a_writable_folder_is_left_empty(tmp_path: pathlib.Path) -> None:
-    cli.prepare_folder(tmp_path / "a" / "b")
+    prepare_folder(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
@@ -131,7 +120,7 @@ def test_a_study_without_the_extra(
     module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    result = invoke("run", "portfolio", "--out", str(tmp_path))
+    result = invoke("run", "markowitz", "--out", str(tmp_path))
     assert result.exit_code == 1
     assert INSTALL in result.output
     assert f"cannot import {module}" in result.output

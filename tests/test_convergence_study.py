@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import json
 import math
 import pathlib
-import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
-from typer.testing import CliRunner
 
 import foldopt as fo
-from foldopt import cli
-from foldopt.experiments.convergence import report as convergence_report
-from foldopt.experiments.convergence.figure import FIGURES, write_figures
-from foldopt.experiments.convergence.measure import Config, Result, instance, run
+from foldopt.experiments.convergence import measure
+from foldopt.experiments.convergence.figure import FIGURES
+from foldopt.experiments.convergence.measure import Result, adjoints, instance, run
 from foldopt.experiments.convergence.nested import nested_unrolling
+from foldopt.experiments.convergence.numbers import as_numbers, restored
+from foldopt.experiments.convergence.plan import ADJOINTS, MEASUREMENTS, PARTS, Config
 from foldopt.experiments.convergence.power_flow import load_case14
+from foldopt.experiments.convergence.report import judge
+from foldopt.experiments.convergence.study import STUDY
 from foldopt.experiments.convergence.top_k import TopK
+from foldopt.experiments.frame.journal import plain
+from foldopt.experiments.frame.runner import Run
+from foldopt.experiments.frame.runner import run as run_study
+from foldopt.experiments.frame.study import quickly
 
 F64 = torch.float64
 SMALL = Config(n=20, k=3, step_size=0.06, iterations=80, step_sizes=7, inner=(2, 10, 60))
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
-    return run(SMALL)
+def parts() -> list[str]:
+    """What the run below calls its progress with."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(parts: list[str]) -> Result:
+    return run(SMALL, parts.append)
 
 
 # -- the problem -----------------------------------------------------------------------------------
@@ -67,7 +78,13 @@ def test_the_step_leaves_the_solution_and_its_curvature_gives_the_radius() -> No
         torch.testing.assert_close(radius[0], (1 - alpha * mu).abs().max())
 
 
-@pytest.mark.parametrize("bad", [{"k": 100}, {"k": 0}, {"iterations": 5}, {"step_sizes": 1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"k": 100}, {"k": 0}, {"iterations": 5}, {"step_sizes": 1}, {"temperature": 0.0},
+        {"step_size": -1.0}, {"inner": ()}, {"inner": (0, 3)}, {"seed": -1},
+    ],
+)  # fmt: skip
 def test_a_config_that_makes_no_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be at least"):
         Config(**bad)
@@ -227,64 +244,94 @@ def test_the_layers(result: Result) -> None:
 # -- what is written -------------------------------------------------------------------------------
 
 
-def test_figures(result: Result, tmp_path: pathlib.Path) -> None:
-    paths = write_figures(result, tmp_path)
-    assert [path.stem for path in paths] == list(FIGURES)
-    assert all(path.stat().st_size > 10_000 for path in paths)
+def test_what_a_job_writes_is_what_was_measured(result: Result) -> None:
+    """Through JSON and back, infinities and missing numbers included."""
+    written = json.loads(json.dumps(plain(as_numbers(result)), allow_nan=False))
+    again = restored(SMALL, written)
+    for field in dataclasses.fields(Result):
+        mine, theirs = getattr(result, field.name), getattr(again, field.name)
+        if field.name in ("from_solution", "from_random"):
+            assert mine.as_dict() == theirs.as_dict()
+            assert mine.fitted_rate() == theirs.fitted_rate()
+        elif field.name == "exploded":
+            assert list(mine) == list(theirs)
+            for name, values in mine.items():
+                assert theirs[name] == pytest.approx(values)
+        else:
+            assert repr(mine) == repr(theirs), field.name  # NaN is not equal to itself
+    assert math.isinf(again.step_sizes[-1].predicted)
+    assert math.isnan(again.starts[0].forward_rate)
 
 
-def test_numbers(result: Result, tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "convergence.json"
-    convergence_report.write_numbers(result, path)
-    read = json.loads(path.read_text(encoding="utf-8"))
-    assert read["radius"] == result.radius
-    assert read["config"]["n"] == 20
-    assert read["from_solution"]["backward"] == result.from_solution.backward.error.tolist()
-    assert read["step_sizes"][-1]["predicted"] is None  # inf has no JSON
-    assert len(read["layers"]) == len(result.layers)
-    assert read["tuned"]["step_size"] == result.tuned.step_size
+@pytest.fixture(scope="module")
+def results(result: Result) -> dict[str, Any]:
+    found = {MEASUREMENTS: as_numbers(result), ADJOINTS: adjoints(SMALL)}
+    return json.loads(json.dumps(plain(found)))
 
 
-def test_tables_and_verdict(result: Result) -> None:
-    console = Console(width=200, record=True, file=io.StringIO())
-    for table in convergence_report.tables(result):
-        console.print(table)
-    text = console.export_text()
-    for title in ("Figure 3", "(a)", "(b)", "(c)", "(d)", "Question 1", "Question 2"):
-        assert title in text
-    lines = convergence_report.verdict(result)
-    assert len(lines) == 4
-    ratio = max(row.backward / row.forward for row in result.lag)
-    assert f"{ratio:.0f} times worse" in lines[1]
-    assert "nan" not in " ".join(lines)
-
-
-def test_the_command(
-    result: Result, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_the_adjoint_systems_have_the_radius_of_the_step(
+    result: Result, results: dict[str, Any]
 ) -> None:
-    seen = []
+    found = results[ADJOINTS]
+    assert found["worst"] == pytest.approx(result.radius, rel=1e-9)
+    for name in ("GMRES", "Dense"):
+        assert found["solvers"][name]["error"] < 1e-8
+        assert found["solvers"][name]["failed"] == 0
 
-    def given(config: Config, progress: object) -> Result:
-        seen.append(config)
+
+def test_the_report(result: Result, results: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    said = STUDY.report(SMALL, results, tmp_path)
+    assert said.verdict == "reproduced"
+    text = " ".join(table.title for table in said.tables)
+    for title in ("Figure 3", "(a)", "(b)", "(c)", "(d)", "Question 1", "Question 2", "adjoint"):
+        assert title in text
+    assert len(said.findings) == 4
+    ratio = max(row.backward / row.forward for row in result.lag)
+    assert f"{ratio:.0f} times worse" in said.findings[1]
+    assert "nan" not in " ".join([said.why, said.ran, *said.findings])
+    layers = next(table for table in said.tables if "Question 2" in table.title)
+    assert [row[0] for row in layers.rows] == [layer.name for layer in result.layers]
+    assert [figure.file for figure in said.figures] == [f"{name}.png" for name in FIGURES]
+    for figure in said.figures:
+        assert (tmp_path / figure.file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_verdict_follows_the_numbers(result: Result) -> None:
+    assert judge(result)[0] == "reproduced"
+    stable = [row for row in result.step_sizes if row.radius < 1]
+    verdict, why = judge(dataclasses.replace(result, step_sizes=stable))
+    assert verdict == "partly reproduced"
+    assert f"Of {len(stable)} step sizes, 0 have" in why
+    # Another rate than the theorem's, and no lead over the random start.
+    swapped = dataclasses.replace(
+        result,
+        from_solution=result.from_random,
+        from_random=result.from_solution,
+        radius=result.radius**2,
+        step_sizes=stable,
+    )
+    assert judge(swapped)[0] == "not reproduced"
+
+
+def test_the_jobs_are_done_by_the_study(
+    monkeypatch: pytest.MonkeyPatch, result: Result, parts: list[str], tmp_path: pathlib.Path
+) -> None:
+    assert parts == list(PARTS)
+
+    def measured(config: Config, progress: Callable[[str], None]) -> Result:
+        assert config == SMALL
+        for part in parts:
+            progress(part)
         return result
 
-    monkeypatch.setattr("foldopt.experiments.convergence.measure.run", given)
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    arguments = ["run", "convergence", "--quick", "--seed", "3", "--out", str(tmp_path / "new")]
-    outcome = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "160"})
-    assert outcome.exit_code == 0, outcome.output
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
-    assert seen[0].seed == 3
-    assert seen[0].n < Config().n
-    assert re.search(r"ρ\(Φ\) = 0\.\d+ by Arnoldi", outcome.output)
-    names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert names == {f"{name}.png" for name in FIGURES} | {"convergence.json"}
-
-
-def test_the_command_refuses_a_folder_it_cannot_write(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").write_text("")
-    arguments = ["run", "convergence", "--out", str(tmp_path / "file" / "runs")]
-    outcome = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "160"})
-    assert outcome.exit_code == 2
-    assert "cannot write to" in outcome.output
+    monkeypatch.setattr(measure, "run", measured)
+    given = Run(STUDY, SMALL, tmp_path / "convergence")
+    run_study(given, workers=1)
+    found = given.results()
+    assert set(found) == {MEASUREMENTS, ADJOINTS}
+    assert given.jobs[-1].key == ADJOINTS  # timed, and so alone
+    assert given.done() == sum(job.work for job in given.jobs)
+    lines = given.journal(given.jobs[0]).lines()
+    assert [line["part"] for line in lines if "part" in line] == parts
+    assert found[MEASUREMENTS] == plain(as_numbers(result))
+    assert Config(**quickly(Config)).n < Config().n

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import foldopt as fo
-from foldopt.learning import Examples, Training, end_to_end, mean_regret, regret, two_stage
+from foldopt.learning import (
+    Epoch,
+    Examples,
+    Training,
+    end_to_end,
+    mean_regret,
+    regret,
+    two_stage,
+)
 
 F64 = torch.float64
 
@@ -217,17 +225,17 @@ def test_the_best_epoch_is_kept(end: bool) -> None:
         states.append(model.weight.detach().clone())
         return next(scores)
 
-    calls: list[int] = []
+    seen: list[Epoch] = []
     training = Training(epochs=3, learning_rate=0.1)
     if end:
-        history = end_to_end(
-            model, decide, distance, data, validate, training, lambda: calls.append(1)
-        )
+        history = end_to_end(model, decide, distance, data, validate, training, seen.append)
     else:
-        history = two_stage(model, data, validate, training, lambda: calls.append(1))
+        history = two_stage(model, data, validate, training, seen.append)
     assert history.best == 1
     assert history.score == (3.0, 1.0, 2.0)
-    assert len(history.loss) == len(calls) == 3
+    assert [epoch.index for epoch in seen] == [0, 1, 2]
+    assert tuple(epoch.loss for epoch in seen) == history.loss
+    assert tuple(epoch.score for epoch in seen) == history.score
     assert torch.equal(model.weight, states[1])
     assert not torch.equal(states[1], states[2])
 

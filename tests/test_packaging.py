@@ -21,12 +21,14 @@ EXTRAS = {
     "gurobi",
     "distributed",
     "cvxpy",
+    "pyepo",
     "experiments",
     "docs",
     "dev",
     "all",
 }
-INSTALLED = (None, "experiments", "cvxpy", "gurobi", "distributed", "dev")  # by `make test`
+# By `make test`.
+INSTALLED = (None, "experiments", "cvxpy", "pyepo", "gurobi", "distributed", "dev")
 
 
 def test_the_package_is_typed() -> None:
@@ -90,6 +92,7 @@ def test_the_import_is_light() -> None:
         "qpsolvers",
         "piqp",
         "cvxpy",
+        "pyepo",
         "matplotlib",
         "rich",
         "typer",

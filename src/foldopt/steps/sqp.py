@@ -137,7 +137,8 @@ def convexify(H: Tensor, G: Tensor, A: Tensor, active: Tensor) -> tuple[Tensor, 
     eye = torch.eye(n, dtype=H.dtype, device=H.device)
     J = torch.cat([active.to(H.dtype).unsqueeze(-1) * G, A], -2)
     JJ = J.mT @ J
-    size = H.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(H.dtype).tiny)
+    size = H.abs().amax((-2, -1), keepdim=True)
+    size = torch.where(size > 0, size, 1)  # without curvature any size is as good as another
     reach = JJ.abs().amax((-2, -1), keepdim=True)
     unit = torch.where(reach > 0, size / torch.where(reach > 0, reach, 1), 0)
     least = 1e-6 * size  # what counts as positive: far above rounding

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foldopt.experiments.bilinear.layer import folded_program
-from foldopt.experiments.bilinear.program import GAP, Bilinear, Forward, search, solve_globally
-from foldopt.learning import Examples, Training, end_to_end
+from foldopt.experiments.bilinear.layer import folded_program, initial_model
+from foldopt.experiments.bilinear.plan import TWO_STAGE, Config, Engine, Model, engines, models
+from foldopt.experiments.bilinear.program import GAP, Bilinear, search, solve_globally
+from foldopt.experiments.bilinear.training import Problem, model_seed, train, weights
+from foldopt.experiments.frame import Journal
 from foldopt.solvers.global_qp import GlobalQP
 from foldopt.status import Status
 
-__all__ = ["Agreement", "Checks", "agreement", "check", "moving_share"]
+__all__ = ["Agreement", "agreement", "check", "moving_share"]
 
-Engine = Literal["scip", "gurobi"]
 EPSILONS = (0.0, 0.5, 1.0, 2.0, 4.0)
 # Branch and bound slows down as ε grows: from here on fewer programs are compared.
 _SLOW, _FEW = 2.5, 2
@@ -57,40 +56,6 @@ class Agreement:
     value: float
     distance: float
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Checks:
-    """See the fields of :class:`Agreement` and the functions below.
-
-    Attributes
-    ----------
-    agreements
-        One for each global solver and ε.
-    shares
-        For each ε, the share of true costs at which the decision moves with them.
-    unsmoothed_share
-        The same for ε = 0 over the training examples of its training run.
-    unsmoothed_change
-        The largest change of a weight in one epoch of training with ε = 0.
-    epoch_samples, epoch_gap, epoch_change
-        One epoch on so many examples, by SCIP's answers and by the local search's: the largest
-        difference of a weight after it, and the largest change of one in it.
-    """
-
-    agreements: list[Agreement]
-    shares: dict[float, float]
-    unsmoothed_share: float
-    unsmoothed_change: float
-    epoch_samples: int
-    epoch_gap: float
-    epoch_change: float
-
-
-def engines() -> list[Engine]:
-    """The global solvers that are installed."""
-    packages: dict[Engine, str] = {"scip": "pyscipopt", "gurobi": "gurobipy"}
-    return [name for name, package in packages.items() if importlib.util.find_spec(package)]
 
 
 def _largest(values: Tensor) -> float:
@@ -164,83 +129,62 @@ def moving_share(objective: Bilinear, costs: Tensor, epsilon: float) -> float:
     return float((gradient.abs().amax(-1) > _MOVES).double().mean())
 
 
-def check(
-    objective: Bilinear,
-    parts: tuple[Examples, Examples, Examples],
-    model: nn.Module,
-    fresh: Callable[[], nn.Module],
-    settings: Training,
-    *,
-    epsilons: Sequence[float],
-    checked: int,
-    global_epoch: int,
-    time_limit: float,
-    say: Callable[[str], None],
-) -> Checks:
-    """All checks, on one problem.
+def check(config: Config, journal: Journal) -> dict[str, Any]:
+    """All checks, on the first Q.
 
     Parameters
     ----------
-    objective, parts
-        The problem.
-    model
-        A trained one: half of the programs compared are at its predictions, half at true costs.
-    fresh
-        Makes the model with its initial weights.
-    settings
-        How it is trained; one epoch here.
-    epsilons
-        Of the layers, the first being that of the model.
-    checked, global_epoch, time_limit
-        See :class:`~foldopt.experiments.bilinear.training.Config`.
-    say
-        Called with a word on what is being done.
+    config
+        The settings.
+    journal
+        Of the job.
 
     Returns
     -------
-    Checks
-        What came out.
+    dict
+        ``"agreements"``: the fields of each :class:`Agreement`, half of its programs being at a
+        two-stage model's predictions and half at true costs; ``"shares"``: by ε, the share of
+        true costs at which the decision moves with them; ``"unsmoothed"``: the same for ε = 0 over
+        the training examples, at an untrained network's predictions; ``"epoch"``: after one epoch
+        on so many ``"examples"`` by SCIP's answers and by the local search's, the largest
+        difference of a weight (``"gap"``), and the largest change of one (``"change"``).
     """
-    training, _, test = parts
-    half = (checked + 1) // 2
+    seed = model_seed(config.seed, 0)
+    problem = Problem.of(config, config.seed)
+    network = initial_model(config.hidden, config.n, seed)
     with torch.no_grad():
-        costs = torch.cat([model(test.features)[:half], test.truth[-half:]])[:checked]
+        untrained = network(problem.training.features)
+    two_stage = next(model for model in models(config) if model.name == TWO_STAGE)
+    train(config, two_stage, problem, network, seed)
+    half, test = (config.checked + 1) // 2, problem.test
+    with torch.no_grad():
+        costs = torch.cat([network(test.features)[:half], test.truth[-half:]])[: config.checked]
     agreements = []
     for engine in engines():
-        for smoothing in (0.0, *epsilons):
-            say(f"checking optima with {engine}, ε = {smoothing:g}")
-            some = costs[:: max(1, len(costs) // _FEW)][:_FEW] if smoothing > _SLOW else costs
-            agreements.append(agreement(engine, objective, some, smoothing, time_limit))
-    say("counting nonzero derivatives")
-    shares = {value: moving_share(objective, test.truth, value) for value in EPSILONS}
-    once = dataclasses.replace(settings, epochs=1)
-
-    def train(part: Examples, solver: Forward, smoothing: float) -> tuple[Tensor, Tensor]:
-        new = fresh()
-        before = _weights(new)
-        layer = folded_program(objective, smoothing, solver)
-        end_to_end(new, layer, objective, part, lambda: 0.0, once)
-        return before, _weights(new)
-
-    say("training without ε")
-    before, after = train(training, "ascent", 0.0)
-    unsmoothed_change = float((after - before).abs().max())
-    with torch.no_grad():
-        predicted = fresh()(training.features)
-    few = training.take(torch.arange(min(global_epoch, len(training))))
-    say(f"training on {len(few)} examples with SCIP in the layer")
-    before, by_search = train(few, "ascent", epsilons[0])
-    _, by_scip = train(few, "scip", epsilons[0])
-    return Checks(
-        agreements,
-        shares,
-        moving_share(objective, predicted, 0.0),
-        unsmoothed_change,
-        len(few),
-        float((by_scip - by_search).abs().max()),
-        float((by_search - before).abs().max()),
-    )
-
-
-def _weights(model: nn.Module) -> Tensor:
-    return torch.cat([weight.detach().reshape(-1) for weight in model.parameters()])
+        for epsilon in (0.0, *config.epsilons):
+            few = costs[:: max(1, len(costs) // _FEW)][:_FEW] if epsilon > _SLOW else costs
+            found = agreement(engine, problem.objective, few, epsilon, config.time_limit)
+            agreements.append(dataclasses.asdict(found))
+            journal.epoch(checked=f"{engine}, ε = {epsilon:g}")
+    shares = {
+        f"{value:g}": moving_share(problem.objective, test.truth, value) for value in EPSILONS
+    }
+    unsmoothed = moving_share(problem.objective, untrained, 0.0)
+    journal.epoch(checked="derivatives")
+    few = torch.arange(min(config.global_epoch, len(problem.training)))
+    part = dataclasses.replace(problem, training=problem.training.take(few))
+    once = Model("once", 1, config.learning_rate, config.epsilons[0])
+    trained, moved = {}, {}
+    for solver in ("ascent", "scip"):
+        new = initial_model(config.hidden, config.n, seed)
+        same = dataclasses.replace(config, solver=solver)
+        moved[solver] = train(same, once, part, new, seed)["moved"]
+        trained[solver] = weights(new)
+        journal.epoch(checked=f"an epoch by {solver}")
+    gap = float((trained["scip"] - trained["ascent"]).abs().max())
+    return {
+        "agreements": agreements,
+        "shares": shares,
+        "unsmoothed": unsmoothed,
+        "epoch": {"examples": len(few), "gap": gap, "change": moved["ascent"]},
+    }

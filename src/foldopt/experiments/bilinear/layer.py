@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from foldopt.experiments.bilinear.program import (
 )
 from foldopt.solvers.global_qp import GlobalQP
 
-__all__ = ["Folded", "Predictor", "folded_program", "forward_of", "initial_model"]
+__all__ = ["Folded", "Predictor", "folded_program", "forward_of", "initial_model", "merged"]
 
 # The paper's own: "the results reported use the 120s timeout".
 _SECONDS = 120.0
@@ -46,32 +47,98 @@ class Folded:
         How many samples have been left out so far.
     differentiated
         How many have been asked for.
+    last_failed
+        Which samples of the last batch were left out on the way back.
     """
 
     def __init__(self, layer: fo.nn.FoldedOptimizer) -> None:
         self.layer = layer
         self.masked = 0
         self.differentiated = 0
+        self.last_failed = torch.zeros(0, dtype=torch.bool)
+        self._solved = 0
+        self._unsolved = 0
+        self._worst = {"forward": 0.0, "adjoint": 0.0}
+        self._told = (0, 0)
 
     def __call__(self, costs: Tensor) -> Tensor:
         """z, shape ``(B, 2 n)``, for costs of the same shape."""
         own = costs.clone()
         with fo.record() as seen:
             z = self.layer(own)
+        self._solved += len(costs)
+        self._unsolved += int(_failed(seen, len(costs)).sum())
+        self._note(seen, "forward")
 
         def leave_out(gradient: Tensor) -> Tensor:
-            failed = torch.zeros(len(gradient), dtype=torch.bool)
-            for event in seen:
-                # Inner systems come with one more dimension in front, for several cotangents.
-                bad = fo.Status.failed(event.status)
-                failed |= bad.reshape(-1, len(gradient)).any(0)
+            failed = _failed(seen, len(gradient))
+            self.last_failed = failed
             self.masked += int(failed.sum())
             self.differentiated += len(gradient)
+            self._note(seen, "adjoint")
             return torch.where(failed.unsqueeze(-1), 0, gradient)
 
         if own.requires_grad:
             own.register_hook(leave_out)
         return z
+
+    def take_summary(self) -> dict[str, int | float]:
+        """The certificates since this was last asked, in the form of the frame's ``certificates``.
+
+        That one counts linear systems; here a sample counts once, whichever of its systems failed.
+        """
+        taken = {
+            "solved": self._solved,
+            "unsolved": self._unsolved,
+            "forward": self._worst["forward"],
+            "differentiated": self.differentiated - self._told[0],
+            "masked": self.masked - self._told[1],
+            "backward": self._worst["adjoint"],
+        }
+        self._told = (self.differentiated, self.masked)
+        self._solved = self._unsolved = 0
+        self._worst = {"forward": 0.0, "adjoint": 0.0}
+        return taken
+
+    def _note(self, seen: fo.Record, kind: str) -> None:
+        for event in seen:
+            good = event.residual[~fo.Status.failed(event.status)]
+            if event.kind == kind and good.numel():
+                self._worst[kind] = max(self._worst[kind], float(good.max()))
+
+
+def _failed(seen: fo.Record, samples: int) -> Tensor:
+    """Which samples of a batch had a failure in any of their systems."""
+    failed = torch.zeros(samples, dtype=torch.bool)
+    for event in seen:
+        # Inner systems come with one more dimension in front, for several cotangents.
+        failed |= fo.Status.failed(event.status).reshape(-1, samples).any(0)
+    return failed
+
+
+def merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Certificates of several trainings as one: counts add up, of residuals the worst counts.
+
+    Parameters
+    ----------
+    summaries
+        At least one.
+
+    Returns
+    -------
+    dict
+        With the same keys.
+
+    Examples
+    --------
+    >>> merged([{"masked": 1, "forward": 0.1}, {"masked": 2, "forward": 0.3}])
+    {'masked': 3, 'forward': 0.3}
+    """
+    worst = ("forward", "backward")
+    return {
+        key: (max if key in worst else sum)(summary[key] for summary in summaries)
+        for key in summaries[0]
+    }
 
 
 def forward_of(solver: Forward) -> Callable[[Bilinear, Tensor, float], fo.Solution]:

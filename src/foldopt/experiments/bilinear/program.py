@@ -33,8 +33,8 @@ __all__ = [
 CHOSEN = 2  # Σy; Σx is 1
 Forward = Literal["ascent", "scip", "gurobi"]
 
-# A search follows many starts for a few rounds, and then the best of them for longer.
-_SHORT, _KEPT, _LONG = 5, 6, 40
+# A search follows many starts for a few rounds, and then the best of them for as long as it takes.
+_SHORT, _KEPT, _TRIES = 5, 6, 8
 _RESIDUAL = 1e-9
 # The bound that SCIP proves is as tight as its tolerances allow: often 1.5e-6, and no better. The
 # solution itself, once polished, is exact.
@@ -119,8 +119,9 @@ def search(objective: Bilinear, costs: Tensor, epsilon: float) -> fo.Solution:
     For fixed y the best x is a projection, :math:`x = P_X((c + Qy)/\varepsilon)`, and the other
     way round: the two take turns, which raises the objective in every round. What both leave alone
     is a point that meets the first-order conditions. Each unit vector x and each vertex y is a
-    start. The best points are polished by Newton's method on their faces, and the best one is
-    returned. There is no proof that it is the best of all; :func:`solve_globally` has one.
+    start. The best points go on, polished by Newton's method on their faces every few rounds, until
+    all of them are stationary, and the best one is returned. There is no proof that it is the best
+    of all; :func:`solve_globally` has one.
 
     Parameters
     ----------
@@ -162,8 +163,11 @@ def search(objective: Bilinear, costs: Tensor, epsilon: float) -> fo.Solution:
     z = climb(starts, _SHORT)
     best = objective.smoothed(z, given, epsilon).topk(min(_KEPT, z.shape[1]), 1, largest=False)
     z = z.gather(1, best.indices.unsqueeze(-1).expand(-1, -1, 2 * n))
-    z = climb(z[..., :n], _LONG)
-    z = _better(objective, given, epsilon, z, _newton(objective, given, epsilon, z))
+    for _ in range(_TRIES):
+        z = climb(z[..., :n], _SHORT)
+        z = _better(objective, given, epsilon, z, _newton(objective, given, epsilon, z))
+        if bool((_residual(objective, given, epsilon, z) <= _RESIDUAL).all()):
+            break
     first = objective.smoothed(z, given, epsilon).argmin(1)
     z = z[torch.arange(len(z)), first]
     off = _residual(objective, costs, epsilon, z) > _RESIDUAL
@@ -268,6 +272,8 @@ def bilinear_layer(
     n = objective.n
 
     # x ≤ 1 follows from Σx = 1 and x ≥ 0, and would only make the rows of a vertex dependent.
+    # The projection is left to f-PGDb. By sorting it is faster, but of the multipliers at a vertex
+    # y, which are not unique, it has to pick some; every choice tried left out more samples.
     return fo.nn.f_pgd_b(
         lambda z, costs: objective.smoothed(z, costs, epsilon),
         inequality=lambda z, costs: [-z, z[n:] - 1],

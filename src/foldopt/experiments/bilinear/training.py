@@ -1,291 +1,232 @@
 """Nonconvex decisions: the costs of a bilinear program, learned on regret and on error.
 
-For each of some matrices Q, one network is trained twice from the same weights: on the squared
-error of the costs that it predicts, and on the regret of the decision that follows. The second
-needs the derivative of a nonconvex program, which a fold has: it asks for one step that leaves the
-solution where it is, not for convexity.
+For each of some matrices Q, one network is trained from the same weights on the squared error of
+the costs that it predicts, and on the regret of the decision that follows. The second needs the
+derivative of a nonconvex program, which a fold has: it asks for one step that leaves the solution
+where it is, not for convexity.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
+import os
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foldopt.experiments.bilinear.checks import Checks, check
 from foldopt.experiments.bilinear.data import draw, split
-from foldopt.experiments.bilinear.layer import (
-    Folded,
-    Predictor,
-    folded_program,
-    initial_model,
-)
+from foldopt.experiments.bilinear.layer import Predictor, folded_program, initial_model, merged
+from foldopt.experiments.bilinear.plan import Config, Model, models
 from foldopt.experiments.bilinear.program import Bilinear, Forward, best_vertex, search
-from foldopt.learning import Examples, History, Training, end_to_end, mean_regret, regret, two_stage
+from foldopt.experiments.frame import Journal, certificates
+from foldopt.learning import Epoch, Examples, Training, end_to_end, mean_regret, two_stage
 from foldopt.learning.regret import Objective
 
-__all__ = ["Config", "Fold", "Result", "Track", "Trial", "run"]
+__all__ = ["Problem", "model_seed", "train", "train_all"]
 
-TWO_STAGE = "two-stage (MSE)"
-UNTRAINED = "mean costs"
-
-
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """One folded model: its layer, and the loss that it is trained on.
-
-    Parameters
-    ----------
-    epsilon
-        ε > 0 of the layer's (ε/2)(‖x‖² + ‖y‖²).
-    smooth_loss
-        Whether the regret of the loss (eq. 36) is that of the program that the layer solves, ε and
-        all, or that of the bilinear one. The first is least at the true costs. The second can be
-        lowered by larger and larger costs, which drive decisions into vertices, where the
-        derivative ends. Test regret is always that of the bilinear program.
-    """
-
-    epsilon: float
-    smooth_loss: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise ValueError(
-                f"Fold: epsilon must be above 0, got {self.epsilon}: without it the derivative "
-                "is zero, and nothing is learned (the study shows that case too)"
-            )
-
-    @property
-    def name(self) -> str:
-        """For tables."""
-        return f"folded, ε = {self.epsilon:g}" + ("" if self.smooth_loss else ", bilinear loss")
+# Repetitions of one Q and neighbouring Q must not share their weights.
+_STRIDE = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What a run of this study depends on.
+def model_seed(seed: int, repetition: int) -> int:
+    """Of a repetition's initial weights, and of the order of its batches.
 
     Parameters
-    ----------
-    problems
-        How many matrices Q. Each comes with examples and initial weights of its own, from seeds
-        ``seed``, ``seed`` + 1, …: they are independent, and statistics over them mean something.
-    seed
-        Of the first.
-    samples, n
-        See :func:`~foldopt.experiments.bilinear.data.draw`.
-    folds
-        The folded models, each with its ε and its loss. That ε = 4 and the smooth loss are worth
-        showing was seen on seeds 100, 101 and 103, which are none of the default ones.
-    solver
-        Who solves the layer's program in training: ``"ascent"``, a local search from all vertices,
-        or ``"scip"`` or ``"gurobi"``, which prove that they found the optimum.
-    epochs, batch_size, learning_rate
-        See :class:`~foldopt.learning.Training`.
-    hidden
-        Width of the network's four hidden layers.
-    checked
-        How many programs of the first problem are compared with global solvers.
-    global_epoch
-        How many examples are trained on, for one epoch, by SCIP's answers too.
-    time_limit
-        Seconds that a global solver gets for a program of the checks.
-    """
-
-    problems: int = 15
-    seed: int = 0
-    samples: int = 1000
-    n: int = 10
-    folds: tuple[Fold, ...] = (Fold(1.0), Fold(4.0), Fold(1.0, smooth_loss=False))
-    solver: Forward = "ascent"
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 1e-2
-    hidden: int = 64
-    checked: int = 100
-    global_epoch: int = 160
-    time_limit: float = 20.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("problems", 1), ("samples", 20), ("n", 2), ("checked", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"Config: {name} must be at least {least}, got {getattr(self, name)}"
-                )
-        if not self.folds:
-            raise ValueError("Config: folds must name one folded model at least")
-
-
-@dataclasses.dataclass(frozen=True)
-class Track:
-    """How one model fared on the test examples of one Q.
-
-    Attributes
-    ----------
-    regret
-        Of each test decision, shape ``(T,)``, scored on the bilinear program itself, at an exact
-        optimum for the predicted costs.
-    history
-        Of its training, if it was trained.
-    masked, differentiated
-        How many samples had no derivative in training, and were left out, and of how many.
-    """
-
-    regret: Tensor
-    history: History | None = None
-    masked: int = 0
-    differentiated: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """What came of one Q.
-
-    Attributes
     ----------
     seed
-        Of the problem, its examples and the initial weights.
-    tracks
-        By model: :data:`TWO_STAGE`, the folded ones, and :data:`UNTRAINED`.
-    """
-
-    seed: int
-    tracks: dict[str, Track]
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came out.
-
-    Attributes
-    ----------
-    config
-        What was run.
-    trials
-        One a matrix Q.
-    checks
-        Against global solvers, and without the quadratic term.
-    seconds
-        Wall-clock time.
-    """
-
-    config: Config
-    trials: list[Trial]
-    checks: Checks
-    seconds: float
-
-
-def run(config: Config, progress: Callable[[str], None] | None = None) -> Result:
-    """Train both models for every Q, and check what their decisions rest on.
-
-    Parameters
-    ----------
-    config
-        What to run.
-    progress
-        Called with a word on what is being done.
+        Of Q.
+    repetition
+        From 0.
 
     Returns
     -------
-    Result
-        What came out: the same for the same config.
-
-    Raises
-    ------
-    ValueError
-        If training diverges.
+    int
+        The seed.
     """
-    began = time.perf_counter()
-    say = progress or (lambda text: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # over tensors as small as these a second one costs more
-    try:
-        trials: list[Trial] = []
-        checks: Checks | None = None
-        for index in range(config.problems):
-            seed = config.seed + index
-            trial, objective, parts, model = _trial(
-                config, seed, lambda text, at=index: say(f"Q {at + 1} of {config.problems}: {text}")
-            )
-            trials.append(trial)
-            if checks is None:
-                checks = check(
-                    objective,
-                    parts,
-                    model,
-                    lambda: initial_model(config.hidden, config.n, config.seed),
-                    _training(config, config.seed),
-                    epsilons=tuple(dict.fromkeys(fold.epsilon for fold in config.folds)),
-                    checked=config.checked,
-                    global_epoch=config.global_epoch,
-                    time_limit=config.time_limit,
-                    say=say,
-                )
-    finally:
-        torch.set_num_threads(threads)
-    assert checks is not None
-    return Result(config, trials, checks, time.perf_counter() - began)
+    return seed + _STRIDE * repetition
 
 
-def _training(config: Config, seed: int) -> Training:
-    return Training(config.epochs, config.batch_size, config.learning_rate, seed)
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One Q with its examples.
+
+    Parameters
+    ----------
+    objective
+        The program.
+    training, validation, test
+        See :func:`~foldopt.experiments.bilinear.data.split`.
+    """
+
+    objective: Bilinear
+    training: Examples
+    validation: Examples
+    test: Examples
+
+    @classmethod
+    def of(cls, config: Config, seed: int) -> Problem:
+        """That of a seed."""
+        objective, examples = draw(seed, config.samples, config.n)
+        return cls(objective, *split(examples))
+
+    def regret(self, costs: Tensor, part: Examples) -> float:
+        """The mean regret of the exact decisions for predicted costs, shape ``(B, 2 n)``."""
+        decided = best_vertex(self.objective, costs)
+        return mean_regret(self.objective, decided, part.optimal, part.truth)
 
 
-def _trial(
-    config: Config, seed: int, say: Callable[[str], None]
-) -> tuple[Trial, Bilinear, tuple[Examples, Examples, Examples], Predictor]:
-    """One Q; also the problem, and the first folded model, on which the checks are made."""
-    objective, examples = draw(seed, config.samples, config.n)
-    training, validation, test = parts = split(examples)
-    settings = _training(config, seed)
+def train(
+    config: Config,
+    model: Model,
+    problem: Problem,
+    network: Predictor,
+    seed: int,
+    journal: Journal | None = None,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Train a network, in place.
 
-    def decide(model: nn.Module, part: Examples) -> Tensor:
+    Every model gets the same batches in the same order, and the same choice of the epoch, by
+    validation regret: only the loss differs.
+
+    Parameters
+    ----------
+    config, model
+        What to train, and how.
+    problem
+        What to train on.
+    network
+        With its initial weights.
+    seed
+        Of the order of the batches.
+    journal, checkpoint
+        Where to write down each epoch, and where to save it; None: nowhere.
+
+    Returns
+    -------
+    dict
+        ``"test"``, ``"validation"``, ``"training"``: mean regrets; ``"error"``: the mean squared
+        error on the test; ``"epoch"``, counted from 1, whose weights were kept; ``"loss"``,
+        ``"score"`` of each epoch; ``"moved"``, the largest change of a weight; ``"certificates"``
+        of a folded model.
+    """
+    settings = Training(model.epochs, config.batch_size, model.learning_rate, seed)
+    before = weights(network)
+
+    def predict(part: Examples) -> Tensor:
         with torch.no_grad():
-            return best_vertex(objective, model(part.features))
+            return network(part.features)
 
-    def follow(z: Tensor, history: History | None = None, layer: Folded | None = None) -> Track:
-        cost = regret(objective, z, test.optimal, test.truth)
-        counts = (0, 0) if layer is None else (layer.masked, layer.differentiated)
-        return Track(cost, history, *counts)
+    def validate() -> float:
+        return problem.regret(predict(problem.validation), problem.validation)
 
-    # Every model gets the same initial weights, the same batches in the same order, and the same
-    # choice of the epoch, by validation regret: only the loss differs.
-    def train(fold: Fold | None) -> tuple[Predictor, Track]:
-        model = initial_model(config.hidden, config.n, seed)
+    layer, noted, warned = None, [], 0
 
-        def validate() -> float:
-            z = decide(model, validation)
-            return mean_regret(objective, z, validation.optimal, validation.truth)
+    def note(epoch: Epoch) -> None:
+        told: dict[str, Any] = {"loss": epoch.loss, "validation_regret": epoch.score}
+        if layer is not None:
+            told["certificates"] = layer.take_summary()
+        noted.append(told)
+        if journal is not None:
+            journal.epoch(model=model.name, **told)
 
-        if fold is None:
-            layer, history = None, two_stage(model, training, validate, settings)
-        else:
-            layer = folded_program(objective, fold.epsilon, config.solver)
-            loss, part = _loss(objective, fold, training)
-            history = end_to_end(model, layer, loss, part, validate, settings)
-        return model, follow(decide(model, test), history, layer)
+    if model.epsilon is None:
+        history = two_stage(network, problem.training, validate, settings, note, checkpoint)
+    else:
+        layer = folded_program(problem.objective, model.epsilon, cast(Forward, config.solver))
+        loss, part = _loss(problem, model)
+        with certificates() as seen:
+            history = end_to_end(network, layer, loss, part, validate, settings, note, checkpoint)
+        warned = seen.summary()["warned"]  # since the last interruption
+    if journal is not None:  # it also has the epochs before an interruption
+        noted = [line for line in journal.lines() if line.get("model") == model.name]
+    kept = [line["certificates"] for line in noted if "certificates" in line]
+    parts = {name: getattr(problem, name) for name in ("test", "validation", "training")}
+    predicted = predict(problem.test)
+    return {
+        **{name: problem.regret(predict(part), part) for name, part in parts.items()},
+        "error": float((predicted - problem.test.truth).square().mean()),
+        "epoch": history.best + 1,
+        "loss": list(history.loss),
+        "score": list(history.score),
+        "moved": float((weights(network) - before).abs().max()),
+        **({"certificates": {**merged(kept), "warned": warned}} if kept else {}),
+    }
 
-    say("two-stage")
-    models: list[Predictor] = []
-    tracks = {TWO_STAGE: train(None)[1]}
-    for fold in config.folds:
-        say(fold.name)
-        model, tracks[fold.name] = train(fold)
-        models.append(model)
-    tracks[UNTRAINED] = follow(best_vertex(objective, torch.zeros_like(test.truth)))
-    return Trial(seed, tracks), objective, parts, models[0]
+
+def weights(network: Predictor) -> Tensor:
+    """All weights, as one vector."""
+    return torch.cat([weight.detach().reshape(-1).clone() for weight in network.parameters()])
 
 
-def _loss(objective: Bilinear, fold: Fold, training: Examples) -> tuple[Objective, Examples]:
+def _loss(problem: Problem, model: Model) -> tuple[Objective, Examples]:
     """What is to be minimised, and the examples with the decisions that are best for it."""
-    if not fold.smooth_loss:
-        return objective, training
+    epsilon, objective = model.epsilon, problem.objective
+    assert epsilon is not None
+    if not model.smooth_loss or epsilon == 0:
+        return objective, problem.training
 
     def smoothed(z: Tensor, costs: Tensor) -> Tensor:
-        return objective.smoothed(z, costs, fold.epsilon)
+        return objective.smoothed(z, costs, epsilon)
 
-    best = search(objective, training.truth, fold.epsilon).x
-    return smoothed, dataclasses.replace(training, optimal=best)
+    best = search(objective, problem.training.truth, epsilon).x
+    return smoothed, dataclasses.replace(problem.training, optimal=best)
+
+
+def train_all(config: Config, seed: int, repetition: int, journal: Journal) -> dict[str, Any]:
+    """Train every model on one Q, from one set of weights; goes on where it was interrupted.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    seed
+        Of Q.
+    repetition
+        Of the trainings.
+    journal
+        Of the job.
+
+    Returns
+    -------
+    dict
+        ``"models"``: what :func:`train` gave, by name; ``"mean costs"`` and ``"initial weights"``:
+        the test regrets of predicting every cost by its mean, and of the untrained network.
+    """
+    problem, first = Problem.of(config, seed), model_seed(seed, repetition)
+    # The checkpoint of the job holds what is finished, a second file the training in progress.
+    current = journal.checkpoint.with_suffix(".training.pt")
+    if journal.checkpoint.exists():
+        done: dict[str, Any] = torch.load(journal.checkpoint, weights_only=True)
+    else:
+        done = {}
+        current.unlink(missing_ok=True)
+        _save(done, journal.checkpoint)
+    for model in models(config, repetition):
+        if model.name in done:
+            continue
+        network = initial_model(config.hidden, config.n, first)
+        if model.after is not None:
+            network.load_state_dict(done[model.after]["weights"])
+        result = train(config, model, problem, network, first, journal, current)
+        done[model.name] = {"result": result, "weights": network.state_dict()}
+        _save(done, journal.checkpoint)
+        current.unlink(missing_ok=True)
+    untrained = initial_model(config.hidden, config.n, first)
+    with torch.no_grad():
+        initial = untrained(problem.test.features)
+    return {
+        "models": {name: entry["result"] for name, entry in done.items()},
+        "mean costs": problem.regret(torch.zeros_like(initial), problem.test),
+        "initial weights": problem.regret(initial, problem.test),
+    }
+
+
+def _save(done: dict[str, Any], path: Path) -> None:
+    """Whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new.pt")
+    torch.save(done, fresh)
+    os.replace(fresh, path)

@@ -19,53 +19,12 @@ from torch import Tensor
 import foldopt as fo
 from foldopt.experiments.convergence.layers import Layer, layers
 from foldopt.experiments.convergence.nested import NestedRow, nested_unrolling
+from foldopt.experiments.convergence.plan import PARTS, Config
 from foldopt.experiments.convergence.starts import TARGET, StartRow, random_start, starting_points
 from foldopt.experiments.convergence.top_k import TopK
+from foldopt.experiments.frame import compare_adjoints
 
-__all__ = ["Config", "LagRow", "Result", "StepSizeRow", "run"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The paper leaves n, c, α and the loss unstated; these are ours.
-
-    Parameters
-    ----------
-    n, k
-        Sizes: 100 classes, of which 5 are selected.
-    temperature
-        τ: the scores are c = z/(τ‖z‖), z normal.
-    step_size
-        α of Figure 3.
-    iterations
-        How many to unroll.
-    step_sizes
-        How many of them on the grid of Appendix D.
-    inner
-        Inner iterations at which nested unrolling is measured.
-    seed
-        Of z and of the random starts.
-
-    Examples
-    --------
-    >>> Config(iterations=40).k
-    5
-    """
-
-    n: int = 100
-    k: int = 5
-    temperature: float = 1.0
-    step_size: float = 0.025
-    iterations: int = 80
-    step_sizes: int = 41
-    inner: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k < self.n:
-            raise ValueError(f"k must be at least 1 and below n, got k={self.k}, n={self.n}")
-        if self.iterations < 10 or self.step_sizes < 2:
-            raise ValueError("iterations must be at least 10, step_sizes at least 2")
+__all__ = ["LagRow", "Result", "StepSizeRow", "adjoints", "instance", "run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +76,7 @@ def run(config: Config, progress: Callable[[str], None] = lambda _: None) -> Res
     config
         What to run.
     progress
-        Called with the name of each part as it begins.
+        Called with the name of each of ``PARTS`` when it is done.
 
     Returns
     -------
@@ -131,21 +90,22 @@ def run(config: Config, progress: Callable[[str], None] = lambda _: None) -> Res
     mu = problem.curvature(x[0])
     radius = float(fo.spectral_radius(step, x, c).radius)
 
-    progress("unrolling from the solution and from a random start (Figure 3)")
     from_solution = _trace(config, step, x, c, loss, "fixed_point")
     from_random = _trace(config, step, x, c, loss, random_start(config.n, config.seed + 1))
-    progress("step sizes (Appendix D)")
+    progress(PARTS[0])
     grid = _grid(config, x)
     rows = [_step_size_row(problem, alpha, x, c, loss) for alpha in grid]
     tuned = fo.tune_step_size(problem.step, x, c, bounds=(grid[0], grid[-1]))
-    progress("nested unrolling")
+    exploded = _exploded(config, problem, x, c, loss)
+    progress(PARTS[1])
     nested = nested_unrolling(problem, config.step_size, x, c, loss, config.inner)
-    progress("starting points")
+    progress(PARTS[2])
     starts = starting_points(
         problem, config.step_size, x, c, loss, config.seed, max(60, config.iterations)
     )
-    progress("the layers of all experiments")
+    progress(PARTS[3])
     measured = layers(config.seed)
+    progress(PARTS[4])
     return Result(
         config=config,
         radius=radius,
@@ -157,12 +117,32 @@ def run(config: Config, progress: Callable[[str], None] = lambda _: None) -> Res
         tuned=tuned,
         analytic_step_size=2 / float(mu[0] + mu[-1]),
         step_sizes=rows,
-        exploded=_exploded(config, problem, x, c, loss),
+        exploded=exploded,
         nested=nested,
         starts=starts,
         layers=measured,
         seconds=time.perf_counter() - begin,
     )
+
+
+def adjoints(config: Config) -> dict[str, Any]:
+    """What each linear solver takes for the adjoint system of Figure 3, timed.
+
+    Parameters
+    ----------
+    config
+        What to run.
+
+    Returns
+    -------
+    dict
+        See :func:`~foldopt.experiments.frame.compare_adjoints`.
+    """
+    problem, c, loss = instance(config)
+    x = problem.solve(c).requires_grad_()
+    (cotangent,) = torch.autograd.grad(loss(x).sum(), x)
+    step = problem.step(config.step_size)
+    return compare_adjoints(step, x.detach(), c, cotangent=cotangent)
 
 
 def instance(config: Config) -> tuple[TopK, Tensor, Callable[[Tensor], Tensor]]:

@@ -1,4 +1,4 @@
-"""The figure of the portfolio study: how the models learned, and what became of the money."""
+"""The figure of the study on real prices: how the models learned, and what became of the money."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foldopt.experiments.markowitz.training import (
+from foldopt.experiments.markowitz.outcome import Result
+from foldopt.experiments.markowitz.plan import (
     EQUAL_WEIGHTS,
     FOLDED,
     MINIMUM_VARIANCE,
     TRAILING_MEAN,
     TWO_STAGE,
-    Result,
 )
 
 __all__ = ["write_figure"]
@@ -50,13 +50,11 @@ def _draw_learning(axes: Axes, result: Result) -> None:
 
 
 def _draw_wealth(axes: Axes, result: Result) -> None:
-    test = result.parts[-1]
     # The last portfolio is held for as many trading days, five of which make seven of the calendar.
-    last = test.days[-1] + np.timedelta64(round(7 / 5 * result.config.holding), "D")
-    days = np.append(test.days, last)
-    for name, tracks in result.tracks.items():
-        gains = np.stack([track.returns.numpy() for track in tracks])
-        grown = np.cumprod(1 + gains / 100, axis=1)
+    last = result.days[-1] + np.timedelta64(round(7 / 5 * result.config.holding), "D")
+    days = np.append(result.days, last)
+    for name in result.tracks:
+        grown = np.cumprod(1 + result.returns(name) / 100, axis=1)
         _draw_band(axes, days, np.insert(grown, 0, 1.0, axis=1), name)
     axes.set(
         ylabel="wealth, from 1 at the start (log scale)",

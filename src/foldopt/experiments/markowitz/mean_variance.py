@@ -17,7 +17,7 @@ from torch import Tensor
 
 import foldopt as fo
 
-__all__ = ["MeanVariance", "portfolio_layer", "solve"]
+__all__ = ["MeanVariance", "portfolio_layer", "portfolio_step", "solve"]
 
 # At PIQP's default of 1e-8, some days of our data end 2e-4 from their solution, with a fixed-point
 # residual of 2e-5, of which a fold rightly warns. What counts is the duality gap: where a weight
@@ -72,6 +72,39 @@ class MeanVariance:
         return 0.5 * self.risk_aversion * risk - (returns * x).sum(-1)
 
 
+def portfolio_step(objective: MeanVariance) -> fo.steps.Step:
+    """Projected gradient descent with a step size for every day.
+
+    Parameters
+    ----------
+    objective
+        What to minimise.
+
+    Returns
+    -------
+    Step
+        ``step(x, returns, covariance)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> step = portfolio_step(MeanVariance(risk_aversion=1.0))
+    >>> x = torch.tensor([[0.25, 0.75]])  # the best for these returns
+    >>> step(x, torch.tensor([[1.0, 1.5]]), torch.eye(2).unsqueeze(0)).detach()
+    tensor([[0.2500, 0.7500]])
+    """
+
+    def unit_curvature(x: Tensor, returns: Tensor, covariance: Tensor) -> Tensor:
+        # Variances differ tenfold between calm years and crises, and with them the right step
+        # size, 1/λ_max(γV). Dividing each objective by a bound on its λ_max, the largest absolute
+        # row sum (at most twice λ_max here), moves no minimiser and makes 1 a step size for all:
+        # ρ(Φ) < 1, and a residual means the same distance on every day.
+        curvature = objective.risk_aversion * covariance.detach().abs().sum(-1).amax(-1)
+        return objective(x, returns, covariance) / curvature
+
+    return fo.steps.projected_gradient(unit_curvature, fo.projections.simplex, step_size=1.0)
+
+
 def portfolio_layer(
     objective: MeanVariance, on_failure: Literal["raise", "warn", "mask"] = "raise"
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -107,17 +140,7 @@ def portfolio_layer(
     tensor([[-0.5000,  0.5000,  0.0000]], dtype=torch.float64)
     """
 
-    def unit_curvature(x: Tensor, returns: Tensor, covariance: Tensor) -> Tensor:
-        # Variances differ tenfold between calm years and crises, and with them the right step
-        # size, 1/λ_max(γV). Dividing each objective by a bound on its λ_max, the largest absolute
-        # row sum (at most twice λ_max here), moves no minimiser and makes 1 a step size for all:
-        # ρ(Φ) < 1, and a residual means the same distance on every day.
-        curvature = objective.risk_aversion * covariance.detach().abs().sum(-1).amax(-1)
-        return objective(x, returns, covariance) / curvature
-
-    step = fo.steps.projected_gradient(unit_curvature, fo.projections.simplex, step_size=1.0)
-
-    @fo.folded(step, on_failure=on_failure)
+    @fo.folded(portfolio_step(objective), on_failure=on_failure)
     def decide(returns: Tensor, covariance: Tensor) -> fo.Solution:
         return solve(returns.numpy(), covariance.numpy(), objective.risk_aversion)
 

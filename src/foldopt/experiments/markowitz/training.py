@@ -7,106 +7,33 @@ follows from it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from foldopt.experiments import market
+from foldopt.experiments.frame import Journal, certificates, compare_adjoints
 from foldopt.experiments.market import LAGS, Market, split
-from foldopt.experiments.markowitz.mean_variance import MeanVariance, portfolio_layer
-from foldopt.learning import Examples, History, Training, end_to_end, mean_regret, regret, two_stage
-from foldopt.status import record
+from foldopt.experiments.markowitz.mean_variance import (
+    MeanVariance,
+    portfolio_layer,
+    portfolio_step,
+)
+from foldopt.experiments.markowitz.plan import (
+    EQUAL_WEIGHTS,
+    FOLDED,
+    MINIMUM_VARIANCE,
+    TRAILING_MEAN,
+    TWO_STAGE,
+    Config,
+    training_key,
+)
+from foldopt.learning import Epoch, Examples, Training, end_to_end, mean_regret, regret, two_stage
 
-__all__ = ["Config", "Result", "Track", "run", "workload"]
-
-TWO_STAGE = "two-stage (MSE)"
-FOLDED = "folded (regret)"
-TRAILING_MEAN = "trailing mean"
-MINIMUM_VARIANCE = "minimum variance"
-EQUAL_WEIGHTS = "equal weights"
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What a run of this study depends on, besides the prices.
-
-    Parameters
-    ----------
-    seeds
-        How many times each network is trained: from seeds 0, 1, 2, …
-    epochs, batch_size, learning_rate
-        See :class:`~foldopt.learning.Training`.
-    hidden
-        Width of the network's two hidden layers.
-    risk_aversion
-        γ for returns in percent. It is 1/100 of the γ for returns as fractions, because a variance
-        grows by 100² where a return grows by 100: 0.05 is the common γ = 5.
-    holding, window
-        See :func:`~foldopt.experiments.market.observe`.
-    """
-
-    seeds: int = 8
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    hidden: int = 32
-    risk_aversion: float = 0.05
-    holding: int = 5
-    window: int = 250
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"Config: seeds must be at least 1, got {self.seeds}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Track:
-    """How one strategy fared on the test decisions.
-
-    Attributes
-    ----------
-    regret
-        Of each decision, in percent of wealth, shape ``(T,)``.
-    returns
-        The portfolio's realised returns in percent, shape ``(T,)``.
-    history
-        Of its training, if it was trained.
-    """
-
-    regret: Tensor
-    returns: Tensor
-    history: History | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came out.
-
-    Attributes
-    ----------
-    config
-        What was run.
-    parts
-        Training, validation and test decisions.
-    tracks
-        By strategy: one track a seed, or a single one if it is not trained.
-    problems
-        How many quadratic programs the folded layer has solved.
-    residual
-        The largest fixed-point residual ‖U(x*) − x*‖ / (1 + ‖x*‖) among them.
-    seconds
-        Wall-clock time.
-    """
-
-    config: Config
-    parts: tuple[Market, Market, Market]
-    tracks: dict[str, list[Track]]
-    problems: int
-    residual: float
-    seconds: float
+__all__ = ["Problem", "follow_untrained", "measure_adjoints", "train_one"]
 
 
 class Predictor(nn.Module):
@@ -127,118 +54,182 @@ class Predictor(nn.Module):
         return self.layers(features).squeeze(-1)
 
 
-def workload(config: Config, market: Market) -> int:
-    """How many quadratic programs the training of :func:`run` will solve, for a progress bar."""
-    learn, choose, _ = split(market)
-    return config.seeds * config.epochs * (len(learn) + 2 * len(choose))
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The decisions of training, validation and test, with what was best with hindsight.
+
+    Attributes
+    ----------
+    objective, decide
+        Of the mean–variance portfolio.
+    parts
+        Training, validation and test decisions.
+    examples
+        The same, to learn from.
+    """
+
+    objective: MeanVariance
+    decide: Callable[[Tensor, Tensor], Tensor]
+    parts: tuple[Market, Market, Market]
+    examples: tuple[Examples, Examples, Examples]
+
+    @staticmethod
+    def of(config: Config) -> Problem:
+        """Read the prices, and solve every decision with hindsight."""
+        objective = MeanVariance(config.risk_aversion)
+        decide = portfolio_layer(objective)
+        prices = market.load_sp500()
+        parts = split(market.observe(*prices, holding=config.holding, window=config.window))
+        learn, choose, test = (
+            Examples(
+                part.features,
+                part.realised,
+                decide(part.realised, part.covariance),
+                (part.covariance,),
+            )
+            for part in parts
+        )
+        return Problem(objective, decide, parts, (learn, choose, test))
+
+    def decisions(self, model: nn.Module, given: Examples) -> Tensor:
+        """The portfolios that a network's predictions lead to."""
+        with torch.no_grad():
+            return self.decide(model(given.features), *given.known)
+
+    def follow(self, x: Tensor) -> dict[str, Any]:
+        """How the test decisions x fare: regrets and realised returns, both in percent."""
+        final = self.examples[2]
+        cost = regret(self.objective, x, final.optimal, final.truth, *final.known)
+        return {"regret": cost.tolist(), "returns": (x * final.truth).sum(-1).tolist()}
 
 
-def run(config: Config, market: Market, advance: Callable[[int], None] | None = None) -> Result:
-    """Train every network of the study and follow its decisions through the test years.
+def initial_model(config: Config, seed: int) -> Predictor:
+    """The network of a seed before training; torch's own random numbers stay where they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Predictor(config.hidden).double()
+
+
+def train_one(config: Config, loss: str, seed: int, journal: Journal) -> dict[str, Any]:
+    """Train one network and follow its decisions through the test years.
+
+    Both losses get the same initial weights, the same batches in the same order, and the same
+    choice of the epoch, by validation regret: nothing else differs between them.
 
     Parameters
     ----------
     config
-        What to run.
-    market
-        All decisions, to be cut in time into training, validation and test.
-    advance
-        Called after each epoch with the number of quadratic programs that it has solved; they add
-        up to :func:`workload`.
+        The settings.
+    loss
+        ``TWO_STAGE`` or ``FOLDED``.
+    seed
+        Of the weights and the batches.
+    journal
+        Of the job; the trained weights are left beside it.
 
     Returns
     -------
-    Result
-        What came out: the same for the same config and market, on any number of cores, up to what
-        another processor's rounding makes of it in training.
+    dict
+        Regrets, returns, the training's history, and the certificates of all its folds.
 
     Raises
     ------
     FoldError
         If a quadratic program is not solved, or a gradient cannot be trusted.
     ValueError
-        If training diverges, or a number of the config is out of its range.
+        If training diverges.
     """
-    began = time.perf_counter()
-    with record() as seen, _one_thread():
-        tracks, parts = _run(config, market, advance or (lambda solved: None))
-    forward = [event for event in seen if event.kind == "forward"]
-    return Result(
-        config,
-        parts,
-        tracks,
-        problems=sum(event.status.numel() for event in forward),
-        residual=max(float(event.residual.max()) for event in forward),
-        seconds=time.perf_counter() - began,
-    )
-
-
-def _run(
-    config: Config, market: Market, advance: Callable[[int], None]
-) -> tuple[dict[str, list[Track]], tuple[Market, Market, Market]]:
-    objective = MeanVariance(config.risk_aversion)
-    decide = portfolio_layer(objective)
-    learn, choose, test = parts = split(market)
-
-    def examples(part: Market) -> Examples:
-        # The decisions with hindsight, from which regret is measured.
-        optimal = decide(part.realised, part.covariance)
-        return Examples(part.features, part.realised, optimal, (part.covariance,))
-
-    training, validation, final = map(examples, parts)
-
-    def decisions(model: nn.Module, given: Examples) -> Tensor:
-        with torch.no_grad():
-            return decide(model(given.features), *given.known)
-
-    def follow(x: Tensor, history: History | None = None) -> Track:
-        cost = regret(objective, x, final.optimal, final.truth, *final.known)
-        return Track(cost, (x * final.truth).sum(-1), history)
-
-    def train(loss: str, seed: int) -> Track:
-        # Both losses get the same initial weights, the same batches in the same order, and the
-        # same choice of the epoch, by validation regret: nothing else differs between them.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = Predictor(config.hidden).double()
-        settings = Training(config.epochs, config.batch_size, config.learning_rate, seed)
+    settings = Training(config.epochs, config.batch_size, config.learning_rate, seed)
+    with certificates() as seen:
+        problem = Problem.of(config)
+        training, validation, final = problem.examples
+        model = initial_model(config, seed)
 
         def validate() -> float:
-            x = decisions(model, validation)
+            x = problem.decisions(model, validation)
             return mean_regret(
-                objective, x, validation.optimal, validation.truth, *validation.known
+                problem.objective, x, validation.optimal, validation.truth, *validation.known
             )
+
+        def say(epoch: Epoch) -> None:
+            journal.epoch(loss=epoch.loss, score=epoch.score)
 
         if loss == TWO_STAGE:
-            history = two_stage(model, training, validate, settings, lambda: advance(len(choose)))
+            history = two_stage(model, training, validate, settings, say, journal.checkpoint)
         else:
-            solved = len(learn) + len(choose)
             history = end_to_end(
-                model, decide, objective, training, validate, settings, lambda: advance(solved)
-            )
-        return follow(decisions(model, final), history)
-
-    tracks: dict[str, list[Track]] = {TWO_STAGE: [], FOLDED: []}
-    for seed in range(config.seeds):
-        for loss, found in tracks.items():
-            found.append(train(loss, seed))
-    nothing = torch.zeros_like(final.truth)
-    tracks[TRAILING_MEAN] = [follow(decide(test.trailing_mean, test.covariance))]
-    tracks[MINIMUM_VARIANCE] = [follow(decide(nothing, test.covariance))]
-    tracks[EQUAL_WEIGHTS] = [follow(nothing + 1 / nothing.shape[-1])]
-    return tracks, (learn, choose, test)
+                model, problem.decide, problem.objective, training, validate, settings, say,
+                journal.checkpoint,
+            )  # fmt: skip
+        followed = problem.follow(problem.decisions(model, final))
+    torch.save(model.state_dict(), journal.folder / f"{training_key(loss, seed)}.weights.pt")
+    return {
+        **followed,
+        "history": dataclasses.asdict(history),
+        "certificates": seen.summary(),
+    }
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run PyTorch on one thread.
+def follow_untrained(config: Config) -> dict[str, Any]:
+    """The strategies that need no training, and what was decided when.
 
-    The matrices are small: on two threads this study takes longer, six times as long on a busy
-    machine. And sums then come out the same whatever the number of cores.
+    Parameters
+    ----------
+    config
+        The settings.
+
+    Returns
+    -------
+    dict
+        ``"tracks"`` by strategy, ``"assets"``, ``"parts"`` with numbers of decisions and their
+        first and last days, and ``"days"`` of the test decisions.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    problem = Problem.of(config)
+    test = problem.parts[2]
+    nothing = torch.zeros_like(test.realised)
+    decided = {
+        TRAILING_MEAN: problem.decide(test.trailing_mean, test.covariance),
+        MINIMUM_VARIANCE: problem.decide(nothing, test.covariance),
+        EQUAL_WEIGHTS: nothing + 1 / nothing.shape[-1],
+    }
+    return {
+        "tracks": {name: problem.follow(x) for name, x in decided.items()},
+        "assets": list(test.assets),
+        "parts": {
+            name: {"decisions": len(part), "from": str(part.days[0]), "to": str(part.days[-1])}
+            for name, part in zip(("train", "validate", "test"), problem.parts, strict=True)
+        },
+        "days": [str(day) for day in test.days],
+    }
+
+
+def measure_adjoints(config: Config, journal: Journal) -> dict[str, Any]:
+    """The adjoint systems of one test batch, at what the folded network of seed 0 has learned.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    journal
+        Of the job, beside which the weights lie.
+
+    Returns
+    -------
+    dict
+        See :func:`~foldopt.experiments.frame.compare_adjoints`.
+    """
+    problem = Problem.of(config)
+    path = journal.folder / f"{training_key(FOLDED, 0)}.weights.pt"
+    model = initial_model(config, 0)
+    model.load_state_dict(torch.load(path, weights_only=True))
+    final = problem.examples[2]
+    batch = final.take(torch.arange(min(config.batch_size, len(final))))
+    with torch.no_grad():
+        predicted = model(batch.features)
+    x = problem.decide(predicted, *batch.known).requires_grad_()
+    cost = regret(problem.objective, x, batch.optimal, batch.truth, *batch.known)
+    (cotangent,) = torch.autograd.grad(cost.mean(), x)
+    step = portfolio_step(problem.objective)
+    return compare_adjoints(
+        step, x.detach(), predicted.requires_grad_(), *batch.known, cotangent=cotangent
+    )

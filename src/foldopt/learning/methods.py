@@ -1,86 +1,21 @@
 """Two ways to train a predictor that feeds a solver: on its error, or on the solver's regret.
 
-Both are the same loop, with the same batches in the same order; only the loss differs. What then
-differs between two trained models is the loss's doing.
+Both are the loop of :func:`~foldopt.learning.train`, with the same batches in the same order; only
+the loss differs. What then differs between two trained models is the loss's doing.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import math
-import time
 from collections.abc import Callable
+from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from foldopt.learning.examples import Examples
+from foldopt.learning.loop import Epoch, History, Training, train
 from foldopt.learning.regret import Objective, regret
 
-__all__ = ["History", "Training", "end_to_end", "two_stage"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How to train.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the training examples, at least 1.
-    batch_size
-        Examples a gradient step, at least 1.
-    learning_rate
-        Of Adam, above 0.
-    seed
-        Of the order in which the examples come.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-
-    Examples
-    --------
-    >>> from foldopt.learning import Training
-    >>> Training(epochs=3)
-    Training(epochs=3, batch_size=32, learning_rate=0.001, seed=0)
-    """
-
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Training: {name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"Training: learning_rate must be above 0, got {self.learning_rate}")
-
-
-@dataclasses.dataclass(frozen=True)
-class History:
-    """What a training run went through, epoch by epoch.
-
-    Attributes
-    ----------
-    loss
-        The mean training loss of each epoch.
-    score
-        The validation score after each epoch.
-    best
-        The epoch, counted from 0, with the lowest score, whose weights the model has kept.
-    seconds
-        Wall-clock time, validation included.
-    """
-
-    loss: tuple[float, ...]
-    score: tuple[float, ...]
-    best: int
-    seconds: float
+__all__ = ["end_to_end", "predict", "two_stage"]
 
 
 def two_stage(
@@ -88,7 +23,8 @@ def two_stage(
     examples: Examples,
     validate: Callable[[], float],
     training: Training,
-    on_epoch: Callable[[], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> History:
     r"""Train on the squared error of the prediction, blind to the decision.
 
@@ -107,8 +43,8 @@ def two_stage(
         model in evaluation mode.
     training
         How to train.
-    on_epoch
-        Called after each epoch, for a progress bar.
+    on_epoch, checkpoint
+        As for :func:`~foldopt.learning.train`.
 
     Returns
     -------
@@ -139,7 +75,9 @@ def two_stage(
     def loss(batch: Examples) -> Tensor:
         return (predict(model, batch) - batch.truth).square().mean()
 
-    return _train(model, loss, examples, validate, training, on_epoch)
+    return train(
+        model, loss, examples, validate, training, on_epoch=on_epoch, checkpoint=checkpoint
+    )
 
 
 def end_to_end(
@@ -149,7 +87,8 @@ def end_to_end(
     examples: Examples,
     validate: Callable[[], float],
     training: Training,
-    on_epoch: Callable[[], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> History:
     r"""Train on the regret of the decision, through the folded solver.
 
@@ -164,7 +103,7 @@ def end_to_end(
         The solver with its derivative, ``decide(c, *known) -> x``: see :func:`~foldopt.folded`.
     objective
         f, as ``objective(x, c, *known)``, to be minimised.
-    examples, validate, training, on_epoch
+    examples, validate, training, on_epoch, checkpoint
         As for :func:`two_stage`.
 
     Returns
@@ -192,6 +131,7 @@ def end_to_end(
     >>> f = lambda x, c: 0.5 * (x - c).square().sum(-1)
     >>> decide = fo.folded(fo.steps.projected_gradient(f, fo.projections.simplex, 0.5))(
     ...     fo.projections.simplex)
+    >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Linear(1, 2).double()
     >>> truth = torch.tensor([[0.8, 0.4]]).double()
     >>> data = Examples(torch.ones(1, 1).double(), truth, fo.projections.simplex(truth))
@@ -205,7 +145,9 @@ def end_to_end(
         x = decide(predict(model, batch), *batch.known)
         return regret(objective, x, batch.optimal, batch.truth, *batch.known).mean()
 
-    return _train(model, loss, examples, validate, training, on_epoch)
+    return train(
+        model, loss, examples, validate, training, on_epoch=on_epoch, checkpoint=checkpoint
+    )
 
 
 def predict(model: nn.Module, batch: Examples) -> Tensor:
@@ -217,48 +159,3 @@ def predict(model: nn.Module, batch: Examples) -> Tensor:
             f"{tuple(batch.truth.shape)}. Change the model's last layer, or reshape its output."
         )
     return prediction
-
-
-def _train(
-    model: nn.Module,
-    loss_of: Callable[[Examples], Tensor],
-    examples: Examples,
-    validate: Callable[[], float],
-    training: Training,
-    on_epoch: Callable[[], None] | None,
-) -> History:
-    began = time.perf_counter()
-    # A generator of its own: the order depends on the seed alone, not on what else draws numbers.
-    order = torch.Generator().manual_seed(training.seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
-    losses: list[float] = []
-    scores: list[float] = []
-    best, kept = 0, model.state_dict()
-    for epoch in range(training.epochs):
-        model.train()
-        total = 0.0
-        shuffled = torch.randperm(len(examples), generator=order)
-        for index in shuffled.split(training.batch_size):
-            optimizer.zero_grad()
-            loss = loss_of(examples.take(index))
-            loss.backward()
-            optimizer.step()
-            total += len(index) * loss.item()
-        losses.append(_finite(total / len(examples), "training loss", epoch))
-        model.eval()
-        scores.append(_finite(validate(), "validation score", epoch))
-        if epoch == 0 or scores[-1] < scores[best]:
-            best, kept = epoch, copy.deepcopy(model.state_dict())
-        if on_epoch is not None:
-            on_epoch()
-    model.load_state_dict(kept)
-    return History(tuple(losses), tuple(scores), best, time.perf_counter() - began)
-
-
-def _finite(value: float, what: str, epoch: int) -> float:
-    if not math.isfinite(value):
-        raise ValueError(
-            f"the {what} is {value} in epoch {epoch + 1}: training has diverged, or the examples "
-            "hold NaN or inf. Check the examples, or lower the learning rate."
-        )
-    return value

@@ -1,4 +1,4 @@
-"""The portfolio study: its data see no future, its layer is right, and its verdict is honest."""
+"""The study on real prices: its data see no future, and its layer is right."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Enhanced total variation: what is penalised is learned, by folding the dual proximal gradient."""

@@ -1,0 +1,1 @@
+"""Multilabel classification through a smooth top-k layer, differentiated in three ways."""
