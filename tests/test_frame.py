@@ -30,7 +30,7 @@ from foldopt.experiments.frame.collect import PAPER, collect, write_report
 from foldopt.experiments.frame.journal import plain
 from foldopt.experiments.frame.runner import JobsError, Run, SettingsError, run
 from foldopt.experiments.frame.study import quickly
-from tests.study import STUDY, Config
+from tests.study import PIXEL, STUDY, Config
 from tests.test_cli import Outcome, invoke
 
 F64 = torch.float64
@@ -122,7 +122,7 @@ def test_workers_end_with_the_run_that_began_them(tmp_path: pathlib.Path) -> Non
     code = (
         "import pathlib, sys\n"
         "from foldopt.experiments.frame.runner import Run, run\n"
-        "from tests.study import STUDY, Config\n"
+        "from tests.study import PIXEL, STUDY, Config\n"
         "if __name__ == '__main__':\n"
         f"    run(Run(STUDY, Config(epochs=10**6, wait=0.01), pathlib.Path({str(tmp_path)!r})), 2)"
     )
@@ -311,7 +311,8 @@ def test_the_report_needs_nothing_beside_it(command: Callable[..., Outcome]) -> 
 
     text = pathlib.Path("runs/report.md").read_text()
     assert "| size | square \\| area |" in text
-    assert '![a "grey" pixel](squares/figure.png)' in text
+    assert '![a "grey" pixel](report/squares-figure.png)' in text
+    assert pathlib.Path("runs/report/squares-figure.png").read_bytes() == PIXEL
     assert "**Verdict: reproduced.** they do" in text
     assert pathlib.Path("runs/squares/report.md").read_text().startswith("## squares: How squares")
 

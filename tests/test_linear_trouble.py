@@ -121,3 +121,22 @@ def test_options_are_checked(cls: Any) -> None:
         cls(rtol=-1.0)
     with pytest.raises(ValueError, match="atol must be 0 or more, got nan"):
         cls(atol=float("nan"))
+
+
+@pytest.mark.parametrize("solver", [Dense(), Auto()], ids=str)
+def test_a_large_matrix_is_not_refused_for_its_rounding(solver: Any) -> None:
+    # Singular values from 1e-2 to 1e5: the residual that LU leaves is of order ε ‖A‖ ‖v‖.
+    values = torch.logspace(-2, 5, 30, dtype=F64)
+    q, _ = torch.linalg.qr(torch.randn(30, 30, dtype=F64))
+    w, _ = torch.linalg.qr(torch.randn(30, 30, dtype=F64))
+    matrix = q @ torch.diag(values) @ w.mT
+    b = torch.randn(1, 30, dtype=F64)
+    phi = (torch.eye(30, dtype=F64) - matrix).unsqueeze(0)
+    solution = solve(solver, operator(phi, transpose=False), b)
+    assert solution.status.tolist() == [Status.CONVERGED]
+    backward_error = (b[0] - matrix @ solution.value[0]).norm() / solution.value[0].norm()
+    assert backward_error < 1e-14 * values[-1]
+    # Beyond that the digits are gone, and it says so.
+    matrix = q @ torch.diag(torch.logspace(-5, 8, 30, dtype=F64)) @ w.mT
+    phi = (torch.eye(30, dtype=F64) - matrix).unsqueeze(0)
+    assert solve(solver, operator(phi, transpose=False), b).status.tolist() == [Status.BREAKDOWN]

@@ -297,7 +297,7 @@ def test_the_verdict() -> None:
     judged, why = of(paper, raw=0.03)
     assert judged == "partly reproduced"
     assert "3.00 train" in why
-    assert "only where bounds are active" in why
+    assert "where no bound is active, they cannot be told apart" in why
     assert "more than the sensitivity of training" in why
     shaky = still | {"raw": Gap(0, 9, 0.02, 0.01, 2)}
     assert "and not the method's" in verdict(paper, gaps_of(paper, raw=0.03), shaky)[1]
@@ -323,7 +323,7 @@ def test_a_run_and_its_report(tmp_path: Path) -> None:
     results = given.results()
     said = STUDY.report(config, results, given.folder)
     assert said.verdict == "partly reproduced"
-    assert "0.00 percentage points of train top-1" in said.why
+    assert "paper): 0.00 train, 0.00 test" in said.why
     titles = [table.title for table in said.tables]
     assert "The adjoint system of the trained layer" in titles
     assert "Certificates: what the folds said of themselves in training" in titles

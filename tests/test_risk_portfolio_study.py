@@ -197,6 +197,7 @@ def test_every_job_is_named_once() -> None:
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"assets": 1}, "assets must be at least 2"),
+        ({"solver": "other"}, r"solver must be one of .*, got 'other'"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"degrees": ()}, "degrees must hold one number"),
         ({"noises": (0.1, -1.0)}, "noises must hold one number at least, all above 0"),

@@ -103,9 +103,9 @@ class Problem:
             zeros = torch.zeros_like(relative, dtype=torch.int64)
             seconds = time.perf_counter() - begin
             known = zeros if status is None else status
-            options.record.events.append(
-                Event("forward", "solver and certificate", known, zeros, relative, seconds)
-            )
+            name = "solver and certificate"
+            event = Event("forward", name, known, zeros, relative, seconds, self.messages)
+            options.record.events.append(event)
         if status is not None and bool(Status.failed(status).any()):
             poisoned = any(
                 leaf.is_floating_point() and not torch.isfinite(leaf).all() for leaf in params

@@ -105,6 +105,9 @@ class Event:
         ‖U(x) − x‖ / (1 + ‖x‖), that of the others ‖b − A v‖ / ‖b‖.
     seconds
         Wall-clock time of the call.
+    messages
+        What the solver said of each sample, "" where it said nothing; empty if of none. A ready
+        layer says here where its derivative is one-sided.
     """
 
     kind: str
@@ -113,6 +116,7 @@ class Event:
     iterations: Tensor
     residual: Tensor
     seconds: float
+    messages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         worst = float(self.residual.max()) if self.residual.numel() else 0.0

@@ -91,6 +91,11 @@ class Dense:
             better = (norm(refined_residual) < norm(residual)).unsqueeze(-1)
             v = torch.where(better, refined, v)
             residual = torch.where(better, refined_residual, residual)
+            # Where I − Φ is large (a step far too long, say), rounding leaves more than of a
+            # matrix of size 1: ε ‖A‖ ‖v‖. Pivots tell the size of A. Half the digits must be left.
+            eps = torch.finfo(b.dtype).eps
+            rounding = torch.minimum(32 * eps * factor.most * norm(v), eps**0.5 * norm(b))
+            tolerance = torch.maximum(tolerance, rounding)
             solution = finish(b, v, residual, tolerance, k, Status.BREAKDOWN, "Dense")
         if factor.singular is None:
             return solution
@@ -137,6 +142,10 @@ class Factor:
         Boolean ``(B,)``, None if no sample is: the smallest pivot is below n ε times the
         largest. Pivots of a partially pivoted LU bound the singular values only loosely; in
         practice a matrix that is singular to working precision shows it here.
+    shared
+        Rows of Φ are the same for all samples.
+    most
+        The largest pivot, at least 1, ``(B,)``, or one for all.
     """
 
     lu: Tensor
@@ -147,6 +156,7 @@ class Factor:
     matrix: Tensor | None
     singular: Tensor | None
     shared: bool
+    most: Tensor | float
 
     @staticmethod
     def of(jacobian: StepJacobian) -> Factor:
@@ -185,12 +195,13 @@ class Factor:
             block = block.neg_().masked_fill_(padding, 0)
         block.diagonal(dim1=-2, dim2=-1).add_(1)  # −Φ becomes I − Φ, in place
         lu, pivots, _ = torch.linalg.lu_factor_ex(block)
-        singular = None
+        singular, largest = None, 1.0
         if k:
             least, most = torch.aminmax(lu.diagonal(dim1=-2, dim2=-1).abs(), dim=-1)
             singular = ~(least > k * torch.finfo(lu.dtype).eps * most).expand(samples)
             singular = singular if bool(singular.any()) else None
-        return Factor(lu, pivots, k, index, valid, matrix, singular, shared is not None)
+            largest = torch.nan_to_num(most).clamp_min(1)
+        return Factor(lu, pivots, k, index, valid, matrix, singular, shared is not None, largest)
 
     def residual(self, operator: LinearOperator, b: Tensor, v: Tensor) -> Tensor:
         """b − A v; from Φ itself where it is at hand, which saves a product."""

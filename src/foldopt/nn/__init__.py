@@ -6,5 +6,18 @@ from foldopt.nn._optimizer import FoldedOptimizer, Options
 from foldopt.nn.f_fdpg import f_fdpg
 from foldopt.nn.f_pgd import f_pgd_a, f_pgd_b
 from foldopt.nn.f_sqp import f_sqp
+from foldopt.nn.qp import QP, QPSolution
+from foldopt.nn.smooth_top_k import SmoothTopK, TopKSolution
 
-__all__ = ["FoldedOptimizer", "Options", "f_fdpg", "f_pgd_a", "f_pgd_b", "f_sqp"]
+__all__ = [
+    "QP",
+    "FoldedOptimizer",
+    "Options",
+    "QPSolution",
+    "SmoothTopK",
+    "TopKSolution",
+    "f_fdpg",
+    "f_pgd_a",
+    "f_pgd_b",
+    "f_sqp",
+]

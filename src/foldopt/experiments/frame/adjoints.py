@@ -66,7 +66,7 @@ def compare_adjoints(
     )
     # Φ is small enough to be written out, and its eigenvalues are then beyond doubt.
     radius = torch.linalg.eigvals(jacobian.dense()).abs().amax(-1)
-    g = jacobian.layout.ravel(flatten(cotangent)[0]).detach()
+    g = jacobian.layout.ravel(tuple(flatten(cotangent)[0])).detach()
     exact, singular = _reference(jacobian, g)
     gradient = Gradient.of(jacobian, exact)
     found = {}

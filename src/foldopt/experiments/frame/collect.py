@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def write_markdown(found: Found) -> Path:
 
 
 def write_report(found: Sequence[Found], studies: dict[str, Study], target: Path) -> None:
-    """Write an HTML page, and the same as Markdown beside it.
+    """Write an HTML page with all in it, and the same as Markdown with its figures beside it.
 
     Parameters
     ----------
@@ -135,7 +136,8 @@ def write_report(found: Sequence[Found], studies: dict[str, Study], target: Path
     studies
         By name; the paper's experiments that were not run are named.
     target
-        The HTML file. The Markdown file has the ending ``.md``.
+        The HTML file. The Markdown file has the ending ``.md``, and the folder of its figures
+        none.
     """
     sections, texts = [], [f"# {TITLE}\n\n{INTRODUCTION}\n"]
     for one in found:
@@ -145,7 +147,7 @@ def write_report(found: Sequence[Found], studies: dict[str, Study], target: Path
             texts.append(f"## {one.title}\n\n{why}\n")
             continue
         sections.append((one.title, section(one.report, one.run.folder, one.facts)))
-        texts.append(markdown(one.title, one.report, one.facts, _prefix(one.run.folder, target)))
+        texts.append(markdown(one.title, one.report, one.facts, _copy_figures(one, target)))
     ran = {one.run.study.name for one in found}
     for name in PAPER:
         if name not in ran:
@@ -158,9 +160,11 @@ def write_report(found: Sequence[Found], studies: dict[str, Study], target: Path
     target.with_suffix(".md").write_text("\n".join(texts), encoding="utf-8")
 
 
-def _prefix(folder: Path, target: Path) -> str:
-    """How the Markdown file names the figures of a folder: relative where it lies above it."""
-    above, inside = target.resolve().parent, folder.resolve()
-    if inside.is_relative_to(above):
-        return f"{inside.relative_to(above).as_posix()}/"
-    return f"{inside.as_posix()}/"
+def _copy_figures(found: Found, target: Path) -> str:
+    """Put a run's figures beside the Markdown file, and say how their names begin there."""
+    assert found.report is not None
+    folder, name = target.with_suffix(""), found.run.folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in found.report.figures:
+        shutil.copyfile(found.run.folder / figure.file, folder / f"{name}-{figure.file}")
+    return f"{folder.name}/{name}-"

@@ -39,7 +39,7 @@ def show(console: Console, report: Report) -> None:
 def _table(table: Table) -> RichTable:
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for number, heading in enumerate(table.columns):
-        shown.add_column(Text(heading), justify="right" if number else "left")
+        shown.add_column(Text(heading), justify="right" if number else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))
     return shown

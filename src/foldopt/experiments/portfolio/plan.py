@@ -40,6 +40,7 @@ class Config:
     batch_size: int = option(32, "Examples a gradient step.")
     learning_rate: float = option(1e-2, "Of Adam.")
     hidden: int = option(64, "Width of the network's four hidden layers.")
+    solver: str = option("batched", "Solves f-SQP's programs: batched, clarabel, sqp or gurobi.")
     degrees: tuple[int, ...] = option((1, 2, 3, 4, 8, 16), "Of the synthetic data.", quick=(2,))
     noises: tuple[float, ...] = option((0.1, 1.0), "τ of the synthetic data.", quick=(0.1,))
     train: int = option(800, "Synthetic examples to train on.", quick=160)
@@ -59,6 +60,8 @@ class Config:
         for name in (*counts, "engine_epochs", "programs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Config: {name} must be at least 1, got {getattr(self, name)}")
+        if self.solver not in ENGINES:
+            raise ValueError(f"Config: solver must be one of {ENGINES}, got {self.solver!r}")
         if self.assets < 2:
             raise ValueError(f"Config: assets must be at least 2, got {self.assets}")
         for name in ("learning_rate", "sp500_risk"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foldopt.experiments.frame import Journal, certificates
 from foldopt.experiments.portfolio.data import Instances, chronological, sp500, synthetic
+from foldopt.experiments.portfolio.engines import engine_of
 from foldopt.experiments.portfolio.forward import solve
 from foldopt.experiments.portfolio.layers import (
     ConeLayer,
@@ -212,7 +213,7 @@ def train_one(config: Config, spec: Spec, journal: Journal) -> dict[str, Any]:
         scale = SCALE if spec.method == SCALED_CONES else 1.0
         layer = cones = ConeLayer(data[0].covariance[0], float(data[0].risk[0]), scale)
     elif spec.method not in (TWO_STAGE, SPO):
-        layer = folded_portfolio(solve, method_of(spec.task))
+        layer = folded_portfolio(engine_of(config.solver), method_of(spec.task))
     with certificates() as seen:
         history = fit(
             config,

@@ -1,0 +1,1 @@
+"""The quadratic program layer: its data, its forward pass, and the system of its adjoint."""

@@ -1,0 +1,56 @@
+"""The adjoint system of a quadratic program, solved with the factors of the forward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foldopt.linear import Dense, LinearOperator, LinearSolution
+from foldopt.linear._common import finish, norm
+from foldopt.nn._qp.forward import Answer
+from foldopt.status import Status
+
+__all__ = ["KKT"]
+
+
+class KKT:
+    """A solver of (I − Φᵀ) v = g for the step of a quadratic program.
+
+    I − Φ is the symmetric KKT matrix of the active rows, and the identity on the other multipliers.
+    One object serves one call of the layer: the forward pass leaves its factors here.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Answer | None = None
+
+    def solve(self, operator: LinearOperator, b: Tensor) -> LinearSolution:
+        """v for right-hand sides ``(*lead, B, n + m + k + bounds)``."""
+        answer = self.answer
+        if answer is None or len(answer.status) != b.shape[-2]:
+            # Under vmap many programs are differentiated together, of which this knows one.
+            return Dense(least_squares=True).solve(operator, b)
+        scaled, factor = answer.scaled, answer.factor
+        n, size, length = scaled.sizes[0], scaled.size, scaled.length
+        # In the units of the factors, where the matrix has size 1. The product with I − Φ itself
+        # would be formed from v and Φv, which cancel where Q is small.
+        right = b.double().cpu()
+        a, rows = right[..., :n] / size, right[..., n:] / length
+        c = factor.active.gather(rows)
+        u, mu = factor.solve(a, c)
+        residual = torch.cat([a, c], -1) - torch.cat(factor.product(u, mu), -1)
+        eps = torch.finfo(b.dtype).eps
+        reach = eps**0.7 * norm(torch.cat([a, c], -1)) + 64 * eps * n**0.5 * (norm(u) + norm(mu))
+        found = finish(torch.cat([a, c], -1), u, residual, reach, 1, Status.BREAKDOWN, "KKT")
+        # A multiplier that is not active is its own equation.
+        mu = factor.active.scatter(mu * factor.active.gather(size / length), right[..., n:])
+        # Where rows depend on one another, that part of b is left which no v can give.
+        least = factor.least & Status.failed(found.status)
+        status = torch.where(least, int(Status.LEAST_SQUARES), found.status)
+        return LinearSolution(
+            torch.cat([u, mu], -1).to(b),
+            status.to(b.device),
+            found.iterations.to(b.device),
+            found.residual.to(b),
+            found.method,
+            not bool(Status.failed(status).any()),
+        )

@@ -1,0 +1,102 @@
+"""Constraints that are only just active, and active rows that depend on one another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foldopt.nn._qp.scaled import Scaled
+from foldopt.operators._inverse import matvec
+
+__all__ = ["settle"]
+
+_DEPENDENT = 1e-7
+
+
+def settle(
+    scaled: Scaled,
+    sides: Tensor,
+    x: Tensor,
+    multipliers: Tensor,
+    good: Tensor,
+    tolerance: float,
+) -> tuple[Tensor, Tensor] | None:
+    """Decide which of the rows that hold with equality count as active.
+
+    - A multiplier that is zero: the row counts as not active, which is one of the two one-sided
+      derivatives, and so an element of the generalized Jacobian.
+    - A row outside the working set that holds with equality: if it is a combination of active ones
+      (the same constraint twice, say), it shares the multipliers, which are to be those of least
+      norm; if not, it is weakly active.
+
+    Parameters
+    ----------
+    scaled
+        The program.
+    sides, x, multipliers, good
+        The working set, the solution on it, and which samples are solved.
+    tolerance
+        What counts as zero, relative to the size of the terms.
+
+    Returns
+    -------
+    sides, weak
+        The rows that count, and the samples where the solution has no derivative in the usual
+        sense. None: nothing to decide, in any sample.
+    """
+    if not sides.shape[-1]:
+        return None
+    values = matvec(scaled.C, x)
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    force = multipliers.abs().amax(-1, keepdim=True) + scaled.p.abs().amax(-1, keepdim=True)
+    zero = (sides != 0) & ~scaled.equal & (multipliers * sides <= tolerance * force)
+    at_high = _tight(values, scaled.high, size, tolerance)
+    at_low = _tight(values, scaled.low, size, tolerance)
+    tied = (sides == 0) & (at_high | at_low)
+    if not bool(((zero | tied) & good.unsqueeze(-1)).any()):
+        return None
+    sides = torch.where(zero, 0, sides).to(sides.dtype)
+    weak = (zero & good.unsqueeze(-1)).any(-1)
+    for sample in torch.nonzero(tied.any(-1) & good).flatten().tolist():
+        more, independent = _dependent(
+            scaled.C[sample], sides[sample], torch.nonzero(tied[sample]).flatten()
+        )
+        weak[sample] |= independent
+        if len(more):
+            side = torch.where(at_high[sample], 1, -1).to(sides.dtype)
+            wider = sides[sample].clone()
+            wider[more] = side[more]
+            if _least_norm_has_signs(scaled, sample, wider, x[sample]):
+                sides[sample] = wider
+            else:
+                weak[sample] = True
+    return sides, weak
+
+
+def _tight(values: Tensor, limit: Tensor, size: Tensor, tolerance: float) -> Tensor:
+    finite = torch.isfinite(limit)
+    limit = torch.where(finite, limit, 0)
+    return finite & ((values - limit).abs() <= tolerance * (size + limit.abs()))
+
+
+def _dependent(C: Tensor, sides: Tensor, tied: Tensor) -> tuple[Tensor, bool]:
+    """The tied rows that are combinations of active ones, and whether there are others."""
+    W, rows = C[sides != 0], C[tied]
+    rest = rows
+    if len(W):
+        basis = torch.linalg.svd(W, full_matrices=False)
+        span = basis.Vh[basis.S / basis.S[0] > _DEPENDENT]
+        rest = rows - (rows @ span.mT) @ span
+    same = torch.linalg.vector_norm(rest, dim=-1) <= _DEPENDENT
+    return tied[same], not bool(same.all())
+
+
+def _least_norm_has_signs(scaled: Scaled, sample: int, sides: Tensor, x: Tensor) -> bool:
+    """Whether the multipliers of least norm on these rows have the signs that they need."""
+    where = torch.nonzero(sides).flatten()
+    Q = scaled.Q[sample if len(scaled.Q) > 1 else 0]
+    force = -(Q @ x + scaled.p[sample])
+    rows = scaled.C[sample, where] * scaled.length[sample, where].unsqueeze(-1)
+    least = torch.linalg.lstsq(rows.mT, force.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
+    free = scaled.equal[sample, where]
+    return bool(((least * sides[where] > 0) | free).all())
