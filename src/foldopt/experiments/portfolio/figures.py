@@ -91,5 +91,5 @@ def draw_accuracy(accuracy: dict[str, Any], path: Path) -> None:
             axes.set(title=f"{title}: {what}")
             axes.grid(axis="x", alpha=0.3)
         row[0].invert_yaxis()
-        row[1].legend(loc="upper right")
+        row[1].legend(loc="lower right")
     figure.savefig(path, dpi=150)
