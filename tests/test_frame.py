@@ -414,6 +414,26 @@ def test_certificates_count_what_was_masked_and_warned() -> None:
     assert row[4:6] == ("3", "1")
 
 
+def test_certificates_go_on_after_an_interruption(tmp_path: pathlib.Path) -> None:
+    c = torch.tensor([[4.0]], dtype=F64, requires_grad=True)
+    journal = Journal(tmp_path, "job")
+    journal.begin()
+
+    def train(epochs: int) -> dict[str, Any]:
+        with certificates(journal.certificates) as seen:
+            for _ in range(epochs):
+                fo.fold(lambda x, c: (x + c / x) / 2, c.sqrt().detach() + 1e-4, c).sum().backward()
+                journal.checkpoint.touch()
+                journal.epoch(loss=0.0)
+        return seen.summary()
+
+    first = train(2)
+    assert (first["solved"], first["differentiated"], first["warned"]) == (2, 2, 2)
+    journal.begin()
+    assert train(3) == first | {"solved": 5, "differentiated": 5, "warned": 5}
+    assert journal.epochs == 5
+
+
 def test_other_warnings_go_on_their_way() -> None:
     import warnings
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from foldopt.learning import Epoch, Examples, History, Training, train, two_stage
+from foldopt.learning import (
+    Epoch,
+    Examples,
+    History,
+    Training,
+    end_to_end,
+    fit,
+    train,
+    two_stage,
+)
 
 F64 = torch.float64
 FEATURES = torch.linspace(-1, 1, 20, dtype=F64)[:, None]
@@ -81,7 +91,7 @@ def test_a_loss_and_an_optimizer_of_ones_own() -> None:
     before = weights(model)
     rate = 0.1
     gradient = torch.autograd.grad(error(model), list(model.parameters()))
-    train(
+    fit(
         model,
         lambda batch: error(model, batch),
         DATA,
@@ -121,3 +131,64 @@ def test_a_checkpoint_is_read_as_data(tmp_path: pathlib.Path) -> None:
     with pytest.raises(pickle.UnpicklingError):
         two_stage(network(), DATA, lambda: 0.0, TRAINING, checkpoint=path)
     assert not (tmp_path / "harm").exists()
+
+
+# -- train(model, layer, data, loss=…) -------------------------------------------------------------
+
+
+def square(x: Tensor, c: Tensor) -> Tensor:
+    return (x - c).square().sum(-1)
+
+
+@pytest.mark.parametrize("loss", ["regret", "error"])
+def test_training_in_one_call_is_the_training_of_its_kind(loss: Literal["regret", "error"]) -> None:
+    one, other = network(), network()
+    held_back = DATA.take(torch.arange(5))
+    found = train(
+        one, lambda c: 2 * c, DATA, loss=loss, objective=square, validation=held_back,
+        training=TRAINING,
+    )  # fmt: skip
+
+    def mean(model: nn.Module) -> float:
+        with torch.no_grad():
+            c = model(held_back.features)
+            if loss == "error":
+                return float((c - held_back.truth).square().mean())
+            best = square(held_back.optimal, held_back.truth)
+            return float((square(2 * c, held_back.truth) - best).mean())
+
+    if loss == "error":
+        expected = two_stage(other, DATA, lambda: mean(other), TRAINING)
+    else:
+        expected = end_to_end(other, lambda c: 2 * c, square, DATA, lambda: mean(other), TRAINING)
+    assert found.loss == expected.loss
+    assert found.score == pytest.approx(expected.score, rel=1e-12)
+    assert torch.equal(weights(one), weights(other))
+
+
+def test_a_loss_of_ones_own_sees_the_decision_and_the_batch() -> None:
+    model = network()
+    seen: list[tuple[Tensor, Examples]] = []
+
+    def loss(x: Tensor, batch: Examples) -> Tensor:
+        seen.append((x.detach(), batch))
+        return (x - 3 * batch.truth).abs().sum(-1)
+
+    history = train(model, lambda c: 3 * c, DATA, loss=loss, training=Training(1, batch_size=20))
+    x, batch = seen[-1]  # of the validation, on the data themselves
+    assert torch.equal(x, 3 * model(DATA.features).detach())
+    assert torch.equal(batch.truth, DATA.truth)
+    assert history.score == (pytest.approx(float((x - 3 * DATA.truth).abs().mean())),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"loss": "other"}, TypeError, "loss must be 'regret', 'error' or a function"),
+        ({"loss": "regret"}, ValueError, "needs the objective of the decision"),
+        ({"layer": None, "objective": square}, ValueError, "the layer is None"),
+    ],
+)
+def test_what_training_lacks(arguments: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        train(network(), **{"layer": lambda c: c, "data": DATA, **arguments})

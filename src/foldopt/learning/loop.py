@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foldopt.learning.examples import Examples
 
-__all__ = ["Epoch", "History", "Training", "train"]
+__all__ = ["Epoch", "History", "Training", "fit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class History:
     seconds: float
 
 
-def train(
+def fit(
     model: nn.Module,
     loss: Callable[[Examples], Tensor],
     examples: Examples,
@@ -113,7 +113,7 @@ def train(
 ) -> History:
     r"""Minimise the mean of a loss over examples; keep the weights that score best.
 
-    The loop behind :func:`two_stage` and :func:`end_to_end`, for a loss of one's own.
+    The loop behind :func:`train`, :func:`two_stage` and :func:`end_to_end`, for a loss of any kind.
 
     Parameters
     ----------
@@ -152,11 +152,11 @@ def train(
     Examples
     --------
     >>> import torch
-    >>> from foldopt.learning import Examples, Training, train
+    >>> from foldopt.learning import Examples, Training, fit
     >>> model = torch.nn.Linear(1, 1)
     >>> data = Examples(torch.ones(4, 1), torch.full((4, 1), 2.0), torch.zeros(4, 1))
     >>> loss = lambda batch: (model(batch.features) - batch.truth).abs().mean()
-    >>> history = train(
+    >>> history = fit(
     ...     model, loss, data, lambda: loss(data).item(), Training(3),
     ...     optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
     >>> len(history.loss)
@@ -232,7 +232,7 @@ class _State:
         wanted = {**dataclasses.asdict(training), "epochs": None}
         if parts["training"] != wanted:
             raise ValueError(
-                f"train: checkpoint {path} is of a training with {parts['training']}, and this one "
+                f"fit: checkpoint {path} is of a training with {parts['training']}, this one "
                 f"has {wanted}. Remove the file, or name another."
             )
         try:
@@ -240,7 +240,7 @@ class _State:
             self.optimizer.load_state_dict(parts["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"train: checkpoint {path} does not fit the model or its optimiser ({error}). "
+                f"fit: checkpoint {path} does not fit the model or its optimiser ({error}). "
                 "Remove the file, or name another."
             ) from error
         self.order.set_state(parts["order"])

@@ -1,6 +1,6 @@
 """Two ways to train a predictor that feeds a solver: on its error, or on the solver's regret.
 
-Both are the loop of :func:`~foldopt.learning.train`, with the same batches in the same order; only
+Both are the loop of :func:`~foldopt.learning.fit`, with the same batches in the same order; only
 the loss differs. What then differs between two trained models is the loss's doing.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from foldopt.learning.examples import Examples
-from foldopt.learning.loop import Epoch, History, Training, train
+from foldopt.learning.loop import Epoch, History, Training, fit
 from foldopt.learning.regret import Objective, regret
 
 __all__ = ["end_to_end", "predict", "two_stage"]
@@ -44,7 +44,7 @@ def two_stage(
     training
         How to train.
     on_epoch, checkpoint
-        As for :func:`~foldopt.learning.train`.
+        As for :func:`~foldopt.learning.fit`.
 
     Returns
     -------
@@ -75,9 +75,7 @@ def two_stage(
     def loss(batch: Examples) -> Tensor:
         return (predict(model, batch) - batch.truth).square().mean()
 
-    return train(
-        model, loss, examples, validate, training, on_epoch=on_epoch, checkpoint=checkpoint
-    )
+    return fit(model, loss, examples, validate, training, on_epoch=on_epoch, checkpoint=checkpoint)
 
 
 def end_to_end(
@@ -145,9 +143,7 @@ def end_to_end(
         x = decide(predict(model, batch), *batch.known)
         return regret(objective, x, batch.optimal, batch.truth, *batch.known).mean()
 
-    return train(
-        model, loss, examples, validate, training, on_epoch=on_epoch, checkpoint=checkpoint
-    )
+    return fit(model, loss, examples, validate, training, on_epoch=on_epoch, checkpoint=checkpoint)
 
 
 def predict(model: nn.Module, batch: Examples) -> Tensor:

@@ -15,7 +15,7 @@ from foldopt.experiments.denoising.convolution import HuberVariation, difference
 from foldopt.experiments.denoising.data import head
 from foldopt.experiments.denoising.plan import Config, array_file
 from foldopt.experiments.frame import Journal, certificates, compare_adjoints
-from foldopt.learning import Epoch, Examples, Training, train
+from foldopt.learning import Epoch, Examples, Training, fit
 
 __all__ = ["learn", "photograph", "psnr"]
 
@@ -122,8 +122,8 @@ def learn(config: Config, seed: int, journal: Journal) -> dict[str, Any]:
 
     before, initial = score(given, clean), score(choosing.features, choosing.truth)
     training = Training(config.image_epochs, _BATCH, config.image_learning_rate, seed)
-    with certificates() as seen:
-        history = train(
+    with certificates(journal.certificates) as seen:
+        history = fit(
             model,
             lambda batch: error(model(batch.features), batch.truth),
             learning,

@@ -14,7 +14,7 @@ from foldopt.experiments.denoising.forward import solve_dual
 from foldopt.experiments.denoising.layers import Denoiser, denoised, folded_layer, qpth_layer
 from foldopt.experiments.denoising.plan import Case, Config, Task, array_file
 from foldopt.experiments.frame import Journal, certificates, compare_adjoints
-from foldopt.learning import Epoch, Examples, Training, train
+from foldopt.learning import Epoch, Examples, Training, fit
 
 __all__ = ["error", "find_best_weight", "learn"]
 
@@ -67,8 +67,8 @@ def learn(config: Config, task: Task, journal: Journal) -> dict[str, Any]:
 
     initial = {"validation": score(choosing), "test": score(test)}
     training = Training(epochs, config.batch_size, task.learning_rate(config), task.seed)
-    with certificates() as seen:
-        history = train(
+    with certificates(journal.certificates) as seen:
+        history = fit(
             model,
             loss,
             learning,

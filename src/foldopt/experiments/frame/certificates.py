@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,18 +11,36 @@ from typing import Any
 from foldopt.experiments.frame.report import Table
 from foldopt.status import FoldWarning, Record, Status, record
 
-__all__ = ["Certificates", "certificate_table", "certificates"]
+__all__ = ["Certificates", "certificate_table", "certificates", "running"]
+
+
+_ADDED: tuple[str, ...] = ("solved", "unsolved", "differentiated", "masked", "warned")
+_LARGEST: tuple[str, ...] = ("forward", "backward")
 
 
 class Certificates:
-    """What the folds of a block of code said of themselves."""
+    """What the folds of a block of code said of themselves; only sums are kept.
 
-    def __init__(self) -> None:
-        self._record = Record()
-        self._warned = 0
+    Parameters
+    ----------
+    events, caught
+        What is being recorded.
+    before
+        Sums of what was done before, by an earlier process.
+    """
+
+    def __init__(
+        self,
+        events: Record,
+        caught: list[warnings.WarningMessage],
+        before: dict[str, Any] | None,
+    ) -> None:
+        self._events, self._caught = events, caught
+        self._sums: dict[str, Any] = dict.fromkeys(_ADDED, 0) | dict.fromkeys(_LARGEST, 0.0)
+        self._sums |= before or {}
 
     def summary(self) -> dict[str, Any]:
-        """Counts of samples and the worst residuals, forward and backward.
+        """Counts of samples and the worst residuals, forward and backward, so far.
 
         Returns
         -------
@@ -30,27 +49,45 @@ class Certificates:
             ``"differentiated"``, ``"masked"`` (samples whose gradient was refused),
             ``"backward"`` (the largest residual of an adjoint system); ``"warned"`` (warnings).
         """
-        sums: dict[str, Any] = {"solved": 0, "unsolved": 0, "forward": 0.0}
-        sums |= {"differentiated": 0, "masked": 0, "backward": 0.0, "warned": self._warned}
-        for event in self._record:
-            failed = Status.failed(event.status)
+        for event in self._events:
             ahead = event.kind == "forward"
             many, few, worst = (
                 ("solved", "unsolved", "forward")
                 if ahead
                 else ("differentiated", "masked", "backward")
             )
-            sums[many] += event.status.numel()
-            sums[few] += int(failed.sum())
+            failed = Status.failed(event.status)
+            self._sums[many] += event.status.numel()
+            self._sums[few] += int(failed.sum())
             good = event.residual[~failed]
             if good.numel():
-                sums[worst] = max(sums[worst], float(good.max()))
-        return sums
+                self._sums[worst] = max(self._sums[worst], float(good.max()))
+        self._events.events.clear()  # a long training has millions
+        ours = [issubclass(warning.category, FoldWarning) for warning in self._caught]
+        self._sums["warned"] += sum(ours)
+        self._caught[:] = [other for other, own in zip(self._caught, ours, strict=True) if not own]
+        return dict(self._sums)
+
+
+_running: contextvars.ContextVar[Certificates | None] = contextvars.ContextVar(
+    "certificates", default=None
+)
+
+
+def running() -> Certificates | None:
+    """The certificates that are being collected here and now."""
+    return _running.get()
 
 
 @contextlib.contextmanager
-def certificates() -> Iterator[Certificates]:
+def certificates(before: dict[str, Any] | None = None) -> Iterator[Certificates]:
     """Collect the certificates of all folds inside: forward residuals, masked samples, warnings.
+
+    Parameters
+    ----------
+    before
+        What an interrupted training had collected: ``journal.certificates``. Each call of
+        :meth:`Journal.epoch` inside writes down the sums so far.
 
     Yields
     ------
@@ -66,18 +103,17 @@ def certificates() -> Iterator[Certificates]:
     >>> seen.summary()["differentiated"], seen.summary()["masked"]
     (1, 0)
     """
-    seen = Certificates()
     with record() as events, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FoldWarning)
-        seen._record = events
-        yield seen
-    for warning in caught:
-        if issubclass(warning.category, FoldWarning):
-            seen._warned += 1
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+        seen = Certificates(events, caught, before)
+        token = _running.set(seen)
+        try:
+            yield seen
+        finally:
+            _running.reset(token)
+            seen.summary()
+    for warning in caught:  # those that are not ours
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def certificate_table(summaries: dict[str, dict[str, Any]]) -> Table:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from foldopt.experiments.frame.certificates import running
+
 __all__ = ["Journal", "plain"]
 
 
@@ -50,7 +52,11 @@ class Journal:
         metrics
             What to write: numbers and text.
         """
-        self._append({"epoch": self.epochs + 1, **metrics})
+        entry: dict[str, Any] = {"epoch": self.epochs + 1, **metrics}
+        seen = running()
+        if seen is not None:
+            entry.setdefault("certificates", seen.summary())
+        self._append(entry)
 
     def finish(self, result: dict[str, Any], seconds: float) -> None:
         """Write the result of the job; what it needed to go on is removed."""
@@ -72,6 +78,14 @@ class Journal:
     def epochs(self) -> int:
         """How many epochs are written down: those of a run that is resumed count once."""
         return max((line.get("epoch", 0) for line in self.lines()), default=0)
+
+    @property
+    def certificates(self) -> dict[str, Any] | None:
+        """The sums that the last epoch wrote down, for a training that goes on from there."""
+        found = None
+        for line in self.lines():
+            found = line.get("certificates", found)
+        return found
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -140,7 +140,7 @@ def train_one(config: Config, loss: str, seed: int, journal: Journal) -> dict[st
         If training diverges.
     """
     settings = Training(config.epochs, config.batch_size, config.learning_rate, seed)
-    with certificates() as seen:
+    with certificates(journal.certificates) as seen:
         problem = Problem.of(config)
         training, validation, final = problem.examples
         model = initial_model(config, seed)

@@ -48,7 +48,7 @@ def compare_engine(config: Config, spec: Spec, journal: Journal) -> dict[str, An
     parts = tuple(map(examples_of, data))
     model = model_of(config, data[0], spec.seed)
     layer = folded_portfolio(engine, method_of(spec.task))
-    with certificates() as seen:
+    with certificates(journal.certificates) as seen:
         history = fit(
             config,
             parts,

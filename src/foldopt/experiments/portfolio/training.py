@@ -27,7 +27,8 @@ from foldopt.experiments.portfolio.plan import (
     Spec,
     Task,
 )
-from foldopt.learning import Epoch, Examples, History, Training, regret, train
+from foldopt.learning import Epoch, Examples, History, Training, regret
+from foldopt.learning import fit as minimise
 
 __all__ = [
     "Predictor",
@@ -163,7 +164,7 @@ def fit(
         journal.epoch(loss=epoch.loss, regret=epoch.score)
 
     settings = Training(epochs, config.batch_size, config.learning_rate, seed)
-    return train(
+    return minimise(
         model, loss, learn, validate, settings, on_epoch=on_epoch, checkpoint=journal.checkpoint
     )
 
@@ -214,7 +215,7 @@ def train_one(config: Config, spec: Spec, journal: Journal) -> dict[str, Any]:
         layer = cones = ConeLayer(data[0].covariance[0], float(data[0].risk[0]), scale)
     elif spec.method not in (TWO_STAGE, SPO):
         layer = folded_portfolio(engine_of(config.solver), method_of(spec.task))
-    with certificates() as seen:
+    with certificates(journal.certificates) as seen:
         history = fit(
             config,
             parts,
