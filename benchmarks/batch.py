@@ -2,8 +2,9 @@
 
 Each engine solves a batch of instances that take a millisecond or more, once in this thread and
 once as executor="auto" would spread it: in threads where the engine lets them run and the batch is
-shorter than a second, in processes otherwise (started before the clock is). The ratio is bounded
-by the cores; the first line shows what a plain loop without any solver reaches, in processes.
+shorter than a second or has much data, in processes otherwise (started before the clock is). The
+ratio is bounded by the cores; the first line shows what a plain loop without any solver reaches, in
+processes.
 
     python benchmarks/batch.py [seconds]
 

@@ -147,6 +147,24 @@ def test_auto_asks_for_help_when_it_pays(monkeypatch: pytest.MonkeyPatch) -> Non
     assert set(alone.x.tolist()) == {os.getpid()}
 
 
+@pytest.mark.parametrize("much", [False, True])
+def test_long_batches_go_to_processes_unless_they_have_much_to_read(
+    much: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "cores", lambda: 2)
+    monkeypatch.setattr(dispatch, "_PROCESSES_PAY", 0.2)
+    samples, size = 6, 8000
+    monkeypatch.setattr(dispatch, "_TOO_MUCH", size / 0.05 / (10 if much else 0.1))
+    task = dispatch.Task(
+        lambda c: (time.sleep(0.05), os.getpid())[1],
+        (np.zeros((samples, size // 8)),),
+        (True,),
+        [None] * samples,
+    )
+    found = dispatch.solve_all(task, "auto", releases_gil=True)
+    assert (set(found) == {os.getpid()}) == much
+
+
 @pytest.mark.parametrize("executor", ["serial", "threads", "processes"])
 @pytest.mark.usefixtures("listening")
 def test_ctrl_c_stops_promptly(executor: Any) -> None:
