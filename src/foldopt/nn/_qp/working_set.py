@@ -76,8 +76,9 @@ def _daqp() -> Callable[..., np.ndarray | None]:
         sense = np.where(equal, _EQUALITY, 0).astype(np.intc)
         high = np.minimum(high, _INFINITY)
         low = np.maximum(low, -_INFINITY)
+        # Equalities stay in: where DAQP eliminates them, its multipliers are not those of our rows.
         _, _, flag, info = engine.solve(
-            None, None, gradients, high, low, sense, primal_tol=_FEASIBLE
+            None, None, gradients, high, low, sense, primal_tol=_FEASIBLE, eq_reduction=-1
         )
         if flag != 1:
             return None
