@@ -398,6 +398,19 @@ def test_semidefinite_programs() -> None:
 
 
 BOTH_SIDES = torch.tensor([[1.0], [-1.0]])
+
+
+def test_what_is_not_unique_has_no_derivative() -> None:
+    # Nothing says where x₂ lies between its bounds.
+    Q = torch.diag(torch.tensor([1.0, 0.0], dtype=F64))
+    p = torch.tensor([-0.5, 0.0], dtype=F64, requires_grad=True)
+    x = QP()(Q, p, lower=-1.0, upper=1.0)
+    (gradient,) = torch.autograd.grad(x[0], p, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.tensor([-1.0, 0.0], dtype=F64))
+    with pytest.raises(FoldError, match="BREAKDOWN"):
+        torch.autograd.grad(x[1], p)
+
+
 TROUBLE = {
     "infeasible": (
         Status.INFEASIBLE,

@@ -62,12 +62,6 @@ class CvxpyTopK:
     ------
     ImportError
         If cvxpylayers is not installed.
-
-    Examples
-    --------
-    >>> layer = CvxpyTopK(n=4, k=1)  # doctest: +SKIP
-    >>> layer(torch.zeros(2, 4, dtype=torch.float64)).shape  # doctest: +SKIP
-    torch.Size([2, 4])
     """
 
     def __init__(self, n: int, k: int) -> None:

@@ -30,6 +30,8 @@ __all__ = ["Active", "Factor", "active_rows", "factored"]
 _DEPENDENT = 1e-7
 # Singular values of the scaled KKT matrix below this, relative to the largest, count as zero.
 _SINGULAR = 1e-11
+# A null vector with more than this share in x is a direction without curvature.
+_FLAT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Factor:
     other
         The samples that this does not serve, and the (pseudo-)inverses of their KKT matrices.
     least
-        Which samples have a pseudo-inverse, ``(B,)``.
+        Which samples have a pseudo-inverse only because rows depend on one another, ``(B,)``.
     """
 
     active: Active
@@ -179,6 +181,10 @@ def _inverses(
     values, vectors = torch.linalg.eigh(K)
     zero = values.abs() <= _SINGULAR * values.abs().amax(-1, keepdim=True)
     inverse = (vectors * torch.where(zero, 0, 1 / values).unsqueeze(-2)) @ vectors.mT
-    least[where] = zero.any(-1)
+    # In the second case x is not unique, and what a loss asks of it there has no derivative: the
+    # residual of that part will say so. In the first the answer of least norm is the one meant.
+    inside = vectors[..., : Q.shape[-1], :].square().sum(-2)
+    flat = (zero & (inside > _FLAT)).any(-1)
+    least[where] = zero.any(-1) & ~flat
     scale = torch.cat([torch.ones_like(Q[..., 0]), ratio], -1)
     return inverse * scale.unsqueeze(-1) * scale.unsqueeze(-2)
