@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from foldopt.experiments.bilinear.program import (
 )
 from foldopt.solvers.global_qp import GlobalQP
 
-__all__ = ["Folded", "Predictor", "folded_program", "forward_of", "initial_model", "merged"]
+__all__ = ["Folded", "Predictor", "folded_program", "forward_of", "initial_model"]
 
 # The paper's own: "the results reported use the 120s timeout".
 _SECONDS = 120.0
@@ -114,31 +113,6 @@ def _failed(seen: fo.Record, samples: int) -> Tensor:
         # Inner systems come with one more dimension in front, for several cotangents.
         failed |= fo.Status.failed(event.status).reshape(-1, samples).any(0)
     return failed
-
-
-def merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Certificates of several trainings as one: counts add up, of residuals the worst counts.
-
-    Parameters
-    ----------
-    summaries
-        At least one.
-
-    Returns
-    -------
-    dict
-        With the same keys.
-
-    Examples
-    --------
-    >>> merged([{"masked": 1, "forward": 0.1}, {"masked": 2, "forward": 0.3}])
-    {'masked': 3, 'forward': 0.3}
-    """
-    worst = ("forward", "backward")
-    return {
-        key: (max if key in worst else sum)(summary[key] for summary in summaries)
-        for key in summaries[0]
-    }
 
 
 def forward_of(solver: Forward) -> Callable[[Bilinear, Tensor, float], fo.Solution]:

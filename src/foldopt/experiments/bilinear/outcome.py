@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from foldopt.experiments.bilinear.layer import merged
 from foldopt.experiments.bilinear.plan import Config, models, training_key
+from foldopt.experiments.frame import merge_certificates
 from foldopt.experiments.statistics import Interval, mean_interval
 
 __all__ = ["Outcome"]
@@ -71,7 +71,7 @@ class Outcome:
 
     def certificates(self, name: str) -> dict[str, Any]:
         """Of all trainings of a folded model together."""
-        return merged(
+        return merge_certificates(
             [
                 result["models"][name]["certificates"]
                 for result in self._all(self._repetitions(name))

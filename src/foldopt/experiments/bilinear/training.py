@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from foldopt.experiments.bilinear.data import draw, split
-from foldopt.experiments.bilinear.layer import Predictor, folded_program, initial_model, merged
+from foldopt.experiments.bilinear.layer import Predictor, folded_program, initial_model
 from foldopt.experiments.bilinear.plan import Config, Model, models
 from foldopt.experiments.bilinear.program import Bilinear, Forward, best_vertex, search
-from foldopt.experiments.frame import Journal, certificates
+from foldopt.experiments.frame import Journal, certificates, merge_certificates
 from foldopt.learning import Epoch, Examples, Training, end_to_end, mean_regret, two_stage
 from foldopt.learning.regret import Objective
 
@@ -152,7 +152,7 @@ def train(
         "loss": list(history.loss),
         "score": list(history.score),
         "moved": float((weights(network) - before).abs().max()),
-        **({"certificates": {**merged(kept), "warned": warned}} if kept else {}),
+        **({"certificates": {**merge_certificates(kept), "warned": warned}} if kept else {}),
     }
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from foldopt.experiments.frame.adjoints import adjoint_table, compare_adjoints
-from foldopt.experiments.frame.certificates import certificate_table, certificates
+from foldopt.experiments.frame.certificates import (
+    certificate_table,
+    certificates,
+    merge_certificates,
+)
 from foldopt.experiments.frame.journal import Journal
 from foldopt.experiments.frame.report import Figure, Report, Table
 from foldopt.experiments.frame.study import Job, Study, option, studies
@@ -19,6 +23,7 @@ __all__ = [
     "certificate_table",
     "certificates",
     "compare_adjoints",
+    "merge_certificates",
     "option",
     "studies",
 ]

@@ -11,7 +11,13 @@ from typing import Any
 from foldopt.experiments.frame.report import Table
 from foldopt.status import FoldWarning, Record, Status, record
 
-__all__ = ["Certificates", "certificate_table", "certificates", "running"]
+__all__ = [
+    "Certificates",
+    "certificate_table",
+    "certificates",
+    "merge_certificates",
+    "running",
+]
 
 
 _ADDED: tuple[str, ...] = ("solved", "unsolved", "differentiated", "masked", "warned")
@@ -114,6 +120,30 @@ def certificates(before: dict[str, Any] | None = None) -> Iterator[Certificates]
             seen.summary()
     for warning in caught:  # those that are not ours
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def merge_certificates(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Certificates of several trainings as one: counts add up, of residuals the worst counts.
+
+    Parameters
+    ----------
+    summaries
+        At least one.
+
+    Returns
+    -------
+    dict
+        With the same keys.
+
+    Examples
+    --------
+    >>> merge_certificates([{"masked": 1, "forward": 0.1}, {"masked": 2, "forward": 0.3}])
+    {'masked': 3, 'forward': 0.3}
+    """
+    return {
+        key: (max if key in _LARGEST else sum)(summary[key] for summary in summaries)
+        for key in summaries[0]
+    }
 
 
 def certificate_table(summaries: dict[str, dict[str, Any]]) -> Table:

@@ -177,7 +177,7 @@ def _all(given: Run, workers: int, show: Callable[[int], None]) -> dict[str, Bas
         if given.journal(job).result is None and job.key not in failures:
             show(given.done())
             try:
-                _do(given.study.work, given.config, given.journal(job), os.getpid())
+                _do(given.study.work, given.config, given.journal(job))
             except Exception as error:
                 failures[job.key] = error
     show(given.done())
@@ -209,10 +209,14 @@ def _side_by_side(
     import loky  # here: whoever runs one job at a time can do without
 
     # An executor of our own: the shared one may be in use by a solver.
-    crew = loky.ProcessPoolExecutor(min(workers, len(jobs)), env={"OMP_NUM_THREADS": "1"})
+    crew = loky.ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        initializer=_follow,
+        initargs=(os.getpid(),),
+        env={"OMP_NUM_THREADS": "1"},
+    )
     running = {
-        crew.submit(_do, given.study.work, given.config, given.journal(job), os.getpid()): job
-        for job in jobs
+        crew.submit(_do, given.study.work, given.config, given.journal(job)): job for job in jobs
     }
     try:
         waiting = set(running)
@@ -228,10 +232,8 @@ def _side_by_side(
     return {key: error for key, error in errors.items() if error is not None}
 
 
-def _do(work: Callable[..., dict[str, Any]], config: Any, journal: Journal, parent: int) -> None:
-    """One job, in this process or in one that ``parent`` has started."""
-    if os.getpid() != parent:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+def _do(work: Callable[..., dict[str, Any]], config: Any, journal: Journal) -> None:
+    """One job, in whatever process."""
     begin = time.perf_counter()
     journal.begin()
     with _one_thread():
@@ -240,10 +242,14 @@ def _do(work: Callable[..., dict[str, Any]], config: Any, journal: Journal, pare
 
 
 def _follow(parent: int) -> None:
-    """End with the process that began the run: killed, it could not say so."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
-    os._exit(1)
+    """Have this worker end with the process that began the run: killed, it could not say so."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

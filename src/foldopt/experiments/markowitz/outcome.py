@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from foldopt.experiments.frame import merge_certificates
 from foldopt.experiments.markowitz.plan import (
     FOLDED,
     TWO_STAGE,
@@ -115,7 +116,10 @@ def gathered(config: Config, results: dict[str, Any]) -> Result:
         untrained["parts"],
         np.array(untrained["days"], dtype="datetime64[D]"),
         tracks,
-        {loss: _merged([one["certificates"] for one in found]) for loss, found in trained.items()},
+        {
+            loss: merge_certificates([one["certificates"] for one in found])
+            for loss, found in trained.items()
+        },
     )
 
 
@@ -125,12 +129,3 @@ def _track(found: dict[str, Any]) -> Track:
         lists = {name: tuple(history[name]) for name in ("loss", "score")}
         history = History(**{**history, **lists})
     return Track(np.array(found["regret"]), np.array(found["returns"]), history)
-
-
-def _merged(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts add up; of residuals the worst counts."""
-    worst = ("forward", "backward")
-    return {
-        key: (max if key in worst else sum)(summary[key] for summary in summaries)
-        for key in summaries[0]
-    }

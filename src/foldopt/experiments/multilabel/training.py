@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foldopt.experiments.frame import Journal, certificates
+from foldopt.experiments.frame import Journal, certificates, merge_certificates
 from foldopt.experiments.multilabel.cvxpy_layer import CVXPYLAYERS, CvxpyTopK, missing
 from foldopt.experiments.multilabel.data import CLASSES, Data, Part, Source, load
 from foldopt.experiments.multilabel.disturbed import disturbed
@@ -131,7 +131,8 @@ def train(
         metrics = {"loss": float(np.mean(losses)), **_evaluate(model, data, kind, config.k)}
         state["curve"].append(metrics)
         state["steps"] = (state["steps"] + losses)[:STEPS]
-        state["certificate"] = _added(state["certificate"], seen.summary())
+        before = [] if state["certificate"] is None else [state["certificate"]]
+        state["certificate"] = merge_certificates([*before, seen.summary()])
         if isinstance(layer, CvxpyTopK):
             state["failed"] += layer.failed
             state["distance"] = max(state["distance"], layer.distance)
@@ -241,14 +242,3 @@ def _resume(journal: Journal, model: nn.Module, optimizer: torch.optim.Optimizer
     model.load_state_dict(kept["model"])
     optimizer.load_state_dict(kept["optimizer"])
     return kept["state"]
-
-
-def _added(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
-    """Two summaries as one: counts are added, and of residuals the worst is kept."""
-    if before is None:
-        return now
-    worst = ("forward", "backward")
-    return {
-        name: max(before[name], value) if name in worst else before[name] + value
-        for name, value in now.items()
-    }
