@@ -173,6 +173,8 @@ class QP(nn.Module):
             ``on_failure="mask"``, NaN in a sample's own data makes that sample NONFINITE).
         """
         program, batch = program_of(Q, p, G, h, A, b, lower, upper)
+        # xᵀQx sees the symmetric part of Q, which so gets the gradient.
+        program = program._replace(Q=(program.Q + program.Q.mT) / 2)
         if self.regularization:
             eye = torch.eye(program.sizes[0], dtype=program.p.dtype, device=program.p.device)
             program = program._replace(Q=program.Q + self.regularization * eye)
@@ -207,14 +209,18 @@ class QP(nn.Module):
                     "or missing data"
                 )
             program = benign(program, bad)
-        answer = adjoint.answer = solve(program, self.engines, ~bad)
+        # Nothing in here is differentiated, and torch does a little less for each operation then.
+        with torch.inference_mode():
+            answer = adjoint.answer = solve(program, self.engines, ~bad)
         messages = answer.messages
         if holds:
             messages = tuple(
                 holds if one else text
                 for one, text in zip(bad.tolist(), messages or [""] * len(bad), strict=True)
             )
-        return Point(*(part.to(p) for part in answer.point)), answer.status, messages
+        # Copies, which autograd may save, as it may not what was made in there.
+        point = (part.to(p.device, p.dtype, copy=True) for part in answer.point)
+        return Point(*point), answer.status.clone(), messages
 
     def extra_repr(self) -> str:
         """The settings that are not the default."""

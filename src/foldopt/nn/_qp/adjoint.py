@@ -29,20 +29,24 @@ class KKT:
         if answer is None or len(answer.status) != b.shape[-2]:
             # Under vmap many programs are differentiated together, of which this knows one.
             return Dense(least_squares=True).solve(operator, b)
-        scaled, factor = answer.scaled, answer.factor
-        n, size, length = scaled.sizes[0], scaled.size, scaled.length
-        # In the units of the factors, where the matrix has size 1. The product with I − Φ itself
-        # would be formed from v and Φv, which cancel where Q is small.
+        factor, active = answer.factor, answer.factor.active
+        scaled = factor.scaled
+        n = scaled.sizes[0]
         right = b.double().cpu()
-        a, rows = right[..., :n] / size, right[..., n:] / length
-        c = factor.active.gather(rows)
+        rows = right[..., n:]
+        a, c = right[..., :n], active.gather(rows)
         u, mu = factor.solve(a, c)
-        residual = torch.cat([a, c], -1) - torch.cat(factor.product(u, mu), -1)
+        # In units in which Q and the rows have size 1. The product with I − Φ itself would be
+        # formed from v and Φv, which cancel where Q is small.
+        given = torch.cat([a, c], -1)
+        residual = (given - torch.cat(factor.product(u, mu), -1)) * factor.units
+        given = given * factor.units
         eps = torch.finfo(b.dtype).eps
-        reach = eps**0.7 * norm(torch.cat([a, c], -1)) + 64 * eps * n**0.5 * (norm(u) + norm(mu))
-        found = finish(torch.cat([a, c], -1), u, residual, reach, 1, Status.BREAKDOWN, "KKT")
+        reach = norm(u) + norm(mu / (factor.units[:, n:] * scaled.size))
+        reach = eps**0.7 * norm(given) + 64 * eps * n**0.5 * reach
+        found = finish(given, u, residual, reach, 1, Status.BREAKDOWN, "KKT")
         # A multiplier that is not active is its own equation.
-        mu = factor.active.scatter(mu * factor.active.gather(size / length), right[..., n:])
+        mu = active.scatter(mu, rows)
         # Where rows depend on one another, that part of b is left which no v can give.
         least = factor.least & Status.failed(found.status)
         status = torch.where(least, int(Status.LEAST_SQUARES), found.status)

@@ -9,6 +9,7 @@ Samples that this does not serve go to the engines of :class:`foldopt.solvers.QP
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,10 @@ from torch import Tensor
 from foldopt import solvers
 from foldopt.nn._qp.factor import Factor, active_rows, factored
 from foldopt.nn._qp.program import Program
-from foldopt.nn._qp.scaled import Scaled
+from foldopt.nn._qp.scaled import Scaled, product, times
 from foldopt.nn._qp.step import Point
-from foldopt.nn._qp.ties import settle
-from foldopt.nn._qp.working_set import Rows, working_sets
-from foldopt.operators._inverse import matvec
+from foldopt.nn._qp.ties import Held, settle
+from foldopt.nn._qp.working_set import working_sets
 from foldopt.status import Status
 
 __all__ = ["Answer", "solve"]
@@ -28,6 +28,9 @@ __all__ = ["Answer", "solve"]
 # How far the optimality conditions may be from holding, relative to the size of their terms; and
 # what is smaller than this beside them is zero.
 _TOLERANCE = 1e-9
+# What rounding leaves in the residual of a linear system, and how often it is solved for less.
+_ROUNDING = 32 * torch.finfo(torch.float64).eps
+_ROUNDS = 2
 
 WEAK = "a constraint is only just active: the derivative is one element of the generalized Jacobian"
 
@@ -44,27 +47,27 @@ class Answer:
         Of each sample, ``(B,)``.
     messages
         What there is to say of each, "" mostly; empty if there is nothing to say of any.
-    factor, scaled
-        The KKT matrices, factored, and the units in which they are.
+    factor
+        The KKT matrices, factored.
     """
 
     point: Point
     status: Tensor
     messages: tuple[str, ...]
     factor: Factor
-    scaled: Scaled
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What the active rows give: x, the multipliers of all rows, and which samples are solved."""
+    """What the active rows give, which samples it solves, and which of those have no derivative."""
 
     factor: Factor
     x: Tensor
-    multipliers: Tensor
-    good: Tensor
-    weak: Tensor
+    multipliers: Tensor  # of all rows
     sides: Tensor
+    good: Tensor
+    weak: Tensor | None
+    held: Held
 
 
 def solve(program: Program, engines: solvers.QP, usable: Tensor) -> Answer:
@@ -81,52 +84,49 @@ def solve(program: Program, engines: solvers.QP, usable: Tensor) -> Answer:
     """
     scaled = Scaled.of(program)
     sides, served = _working_sets(scaled, usable)
-    found = _on(scaled, sides, torch.zeros_like(scaled.p))
+    found = _on(scaled, sides, None)
     status = torch.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
     said = [""] * len(status)
-    ask = usable & ~(served & found.good)
-    if bool(ask.any()):
+    done = served & found.good
+    if not bool(done.all()) and bool((ask := usable & ~done).any()):
         where = torch.nonzero(ask).squeeze(-1)
-        sides, start, status = _ask(program, scaled, engines, where, found.sides, status, said)
+        # Where the factors have not served, they shall not serve again.
+        scaled = dataclasses.replace(scaled, definite=scaled.definite & ~ask)
+        sides, start, status = _ask(scaled, engines, where, found.sides, status, said)
         found = _on(scaled, sides, start)
     solved = status == Status.CONVERGED
-    for sample in torch.nonzero(found.weak & solved).flatten().tolist():
-        said[sample] = said[sample] or WEAK
-    keep = solved.unsqueeze(-1)
-    point = scaled.point(
-        torch.where(keep, found.x, torch.nan), torch.where(keep, found.multipliers, torch.nan)
-    )
-    return Answer(point, status, tuple(said) if any(said) else (), found.factor, scaled)
+    if found.weak is not None:
+        for sample in torch.nonzero(found.weak & solved).flatten().tolist():
+            said[sample] = f"{said[sample]}; {WEAK}" if said[sample] else WEAK
+    x, multipliers = found.x, found.multipliers
+    if not bool(solved.all()):
+        keep = solved.unsqueeze(-1)
+        x, multipliers = (torch.where(keep, part, torch.nan) for part in (x, multipliers))
+    point = scaled.blocks(x, multipliers)
+    return Answer(point, status, tuple(said) if any(said) else (), found.factor)
 
 
 def _working_sets(scaled: Scaled, usable: Tensor) -> tuple[Tensor, Tensor]:
     """The side of each row, ``(B, M)``, and which samples it was found for."""
     sides = scaled.equal.to(torch.int8)
     served = scaled.definite & usable
-    where = torch.nonzero(served).flatten().tolist()
-    if not sides.shape[-1] or not where:
+    samples = torch.nonzero(served).flatten().tolist()
+    if not sides.shape[-1] or not samples:
         return sides, served
-    M = scaled.M
-    t = torch.linalg.solve_triangular(scaled.L, scaled.p.unsqueeze(-1), upper=False)
-    there = -(M.mT @ t).squeeze(-1)  # C x₀ at the unconstrained minimum x₀
-    length = torch.linalg.vector_norm(M, dim=-2)
-    length = torch.where(length > 0, length, 1)
-    gradients = (M / length.unsqueeze(-2)).mT.contiguous().numpy()
-    low, high = (((limit - there) / length).numpy() for limit in (scaled.low, scaled.high))
-    equal = scaled.equal.numpy()
-    rows: list[Rows] = [(gradients[i], low[i], high[i], equal[i]) for i in where]
-    for sample, found in zip(where, working_sets(rows), strict=True):
-        if found is None:
-            served[sample] = False
-        else:
-            sides[sample] = torch.from_numpy(found)
+    t = torch.linalg.solve_triangular(scaled.L, scaled.p.unsqueeze(-1), upper=False).squeeze(-1)
+    there = times(scaled.N, t)
+    low, high = (limit / scaled.shrunk + there for limit in (scaled.low, scaled.high))
+    found = working_sets(scaled, low, high, there, samples)
+    if len(samples) == len(served):
+        return torch.from_numpy(found[0]), served & torch.from_numpy(found[1])
+    sides[samples], served[samples] = (torch.from_numpy(part) for part in found)
     return sides, served
 
 
-def _on(scaled: Scaled, sides: Tensor, start: Tensor) -> _Found:
+def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
     """The solution on the active rows, near ``start`` where it is not the only one."""
     found = _solved(scaled, sides, start)
-    settled = settle(scaled, sides, found.x, found.multipliers, found.good, _TOLERANCE)
+    settled = settle(scaled, sides, found.x, found.held, found.good)
     if settled is None:
         return found
     wider, weak = settled
@@ -135,45 +135,47 @@ def _on(scaled: Scaled, sides: Tensor, start: Tensor) -> _Found:
     return dataclasses.replace(found, weak=weak)
 
 
-def _solved(scaled: Scaled, sides: Tensor, start: Tensor) -> _Found:
-    Q, C = scaled.Q, scaled.C
-    n = C.shape[-1]
+def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
+    Q, p, C = scaled.Q, scaled.p, scaled.C
     active = active_rows(sides != 0)
-    index, valid = active.index.unsqueeze(-1), active.valid.unsqueeze(-1)
-    W = torch.where(valid, torch.gather(C, 1, index.expand(-1, -1, n)), 0)
-    Y = torch.where(valid.mT, torch.gather(scaled.M, 2, index.mT.expand(-1, n, -1)), 0)
-    factor = factored(Q, scaled.L, scaled.definite, W, Y, active, active.gather(scaled.length))
-    limit = torch.where(sides > 0, scaled.high, torch.where(sides < 0, scaled.low, 0))
-    target = active.gather(limit)
-    x, multipliers = start, torch.zeros_like(target)
-    for _ in range(2):  # the second takes out the rounding errors of the first
-        dx, change = factor.solve(
-            -scaled.p - matvec(Q, x) - matvec(W.mT, multipliers), target - matvec(W, x)
-        )
-        x, multipliers = x + dx, multipliers + change
-    multipliers = active.scatter(multipliers, torch.zeros_like(limit))
-    good = _holds(scaled, sides, x, multipliers)
-    return _Found(factor, x, multipliers, good, torch.zeros_like(good), sides)
-
-
-def _holds(scaled: Scaled, sides: Tensor, x: Tensor, multipliers: Tensor) -> Tensor:
-    """Whether the optimality conditions hold, sample by sample."""
-    Qx, pull = matvec(scaled.Q, x), matvec(scaled.C.mT, multipliers)
-    force = 1e-300 + Qx.abs().amax(-1) + scaled.p.abs().amax(-1) + pull.abs().amax(-1)
-    good = (Qx + scaled.p + pull).abs().amax(-1) <= _TOLERANCE * force
-    if not sides.shape[-1]:
-        return good
-    values = matvec(scaled.C, x)
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    for over, limit in ((values - scaled.high, scaled.high), (scaled.low - values, scaled.low)):
-        finite = torch.where(torch.isfinite(limit), limit.abs(), 0)
-        good = good & (over <= _TOLERANCE * (size + finite)).all(-1)
-    right = (multipliers * sides >= -_TOLERANCE * force.unsqueeze(-1)) | scaled.equal
-    return good & right.all(-1)
+    factor = factored(scaled, active)
+    target = active.gather(torch.where(sides > 0, scaled.high, scaled.low))
+    if start is None:
+        x, a, c = torch.zeros_like(p), -p, target
+    else:
+        x, a, c = start, -p - product(start, Q), target - active.gather(times(C, start))
+    none, packed = torch.zeros_like(scaled.low), 0.0
+    for left in reversed(range(_ROUNDS)):  # those after the first take out its rounding errors
+        dx, change = factor.solve(a, c)
+        x, packed = x + dx, packed + change
+        multipliers = active.scatter(packed, none)
+        Qx, pull, values = product(x, Q), product(multipliers, C), times(C, x)
+        a, c = p + Qx + pull, target - active.gather(values)
+        force = torch.cat([Qx, p, pull], -1).abs().amax(-1, keepdim=True) + 1e-300
+        size = scaled.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        off = a.abs().amax(-1, keepdim=True) / force
+        if not left or (
+            float(off.max()) <= _ROUNDING
+            and bool((c.abs() <= _ROUNDING * active.gather(size)).all())
+        ):
+            break
+        a = -a
+    # The optimality conditions, sample by sample.
+    good = off.squeeze(-1) <= _TOLERANCE
+    over, under = values - scaled.high, scaled.low - values
+    over_limit = _TOLERANCE * (size + scaled.high.abs())
+    under_limit = _TOLERANCE * (size + scaled.low.abs())
+    signed = multipliers * scaled.length * sides  # those of rows of length 1
+    if sides.shape[-1]:
+        force = _TOLERANCE * (force + signed.abs().amax(-1, keepdim=True))
+        holds = (over <= over_limit) & (under <= under_limit)
+        good = good & (holds & ((signed >= -force) | scaled.equal)).all(-1)
+    # Where a limit is infinite this is NaN, and false.
+    held = Held(over + over_limit >= 0, under + under_limit >= 0, signed <= force)
+    return _Found(factor, x, multipliers, sides, good, None, held)
 
 
 def _ask(
-    program: Program,
     scaled: Scaled,
     engines: solvers.QP,
     where: Tensor,
@@ -190,24 +192,46 @@ def _ask(
     where = where[convex]
     if not len(where):
         return sides, start, status
-    solution = engines(*program.some(where))
+    posed = _in_units(scaled, where)
+    solution = engines(*posed)
     for row, sample in enumerate(where.tolist()):
         status[sample] = int(solution.status[row])
         said[sample] = solution.messages[row] if solution.messages else ""
     good = solution.status == Status.CONVERGED
+    if not bool(good.any()):
+        return sides, start, status
+    p, length = posed[1][good], scaled.length.expand(len(start), -1)[where[good]]
     where = where[good]
     x = start[where] = solution.x[good]
-    multipliers = scaled.rows(where, tuple(part[good] for part in solution.multipliers))
-    force = multipliers.abs().sum(-1, keepdim=True) + scaled.p[where].abs().amax(-1, keepdim=True)
-    values = matvec(scaled.C[where], x)
+    multipliers = torch.cat([part[good] for part in solution.multipliers], -1)
+    multipliers = multipliers[:, : sides.shape[-1]]  # if there are no bounds, theirs are zeros
+    force = p.abs().amax(-1, keepdim=True) + multipliers.abs().sum(-1, keepdim=True)
+    values = times(scaled.C if len(scaled.C) == 1 else scaled.C[where], x)
     slack = torch.where(multipliers > 0, scaled.high[where] - values, values - scaled.low[where])
-    active = (multipliers.abs() > _TOLERANCE * force) & (multipliers.abs() > slack)
+    active = (multipliers.abs() > _TOLERANCE * force) & (multipliers.abs() > slack / length)
     found = torch.where(active, multipliers.sign(), 0).to(torch.int8)
     sides[where] = torch.where(scaled.equal[where], 1, found)
     return sides, start, status
 
 
+def _in_units(scaled: Scaled, where: Tensor) -> list[Any]:
+    """Some programs as engines take them, objective and rows of size 1: thresholds have units."""
+    _, m, k, bounds = scaled.sizes
+    every, p = len(scaled.p), scaled.p[where]
+    Q = scaled.Q.expand(every, -1, -1)[where]
+    unit = torch.maximum(Q.flatten(1).abs().amax(-1), p.abs().amax(-1))
+    unit = torch.where(unit > 0, unit, 1).unsqueeze(-1)
+    length = scaled.length.expand(every, -1)[where]
+    C = (scaled.C if len(scaled.C) == 1 else scaled.C[where]) / length.unsqueeze(-1)
+    low, high = scaled.low[where] / length, scaled.high[where] / length
+    posed: list[Any] = [Q / unit.unsqueeze(-1), p / unit]
+    posed += [C[:, :m], high[:, :m]] if m else [None, None]
+    posed += [C[:, m : m + k], high[:, m : m + k]] if k else [None, None]
+    return posed + ([low[:, m + k :], high[:, m + k :]] if bounds else [None, None])
+
+
 def _convex(scaled: Scaled, where: Tensor) -> Tensor:
     Q = scaled.Q.expand(len(scaled.p), -1, -1)[where]
+    size = scaled.size.expand(len(scaled.p), 1)[where].unsqueeze(-1)
     shift = _TOLERANCE * torch.eye(Q.shape[-1], dtype=Q.dtype)
-    return torch.linalg.cholesky_ex(Q + shift)[1] == 0
+    return torch.linalg.cholesky_ex(Q / size + shift)[1] == 0

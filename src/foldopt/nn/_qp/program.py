@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,6 @@ __all__ = ["NAMES", "Program", "benign", "program_of", "unusable"]
 
 NAMES: tuple[str, ...] = ("Q", "p", "G", "h", "A", "b", "lower", "upper")
 _DIMENSIONS: dict[str, int] = dict(zip(NAMES, (2, 1, 2, 1, 2, 1, 1, 1), strict=True))
-_SIZE: dict[str, int] = dict(zip(NAMES, (0, 0, 1, 1, 2, 2, 3, 3), strict=True))
 _INFINITE: dict[str, float] = {"h": torch.inf, "lower": -torch.inf, "upper": torch.inf}
 
 
@@ -38,16 +38,6 @@ class Program(NamedTuple):
     def sizes(self) -> tuple[int, int, int, int]:
         """Variables, inequalities, equalities, and bounds: n or none."""
         return self.p.shape[-1], self.h.shape[-1], self.b.shape[-1], self.lower.shape[-1]
-
-    def some(self, where: Tensor) -> list[Tensor | None]:
-        """Some of the samples, with None for the blocks that are absent."""
-        found: list[Tensor | None] = []
-        for name, block in zip(NAMES, self, strict=True):
-            if not self.sizes[_SIZE[name]]:
-                found.append(None)
-            else:
-                found.append(block if block.dim() == _DIMENSIONS[name] else block[where])
-        return found
 
 
 def program_of(*given: Any) -> tuple[Program, torch.Size]:
@@ -157,7 +147,7 @@ def unusable(program: Program) -> tuple[Tensor, str]:
     message = ""
     for name, block in zip(NAMES, program, strict=True):
         # One sum says that all is finite; only if it is not, each entry is looked at.
-        if not block.numel() or bool(torch.isfinite(block.sum())):
+        if not block.numel() or math.isfinite(float(block.sum())):
             continue
         allowed = torch.isfinite(block)
         infinity = _INFINITE.get(name)

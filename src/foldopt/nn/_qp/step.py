@@ -39,8 +39,7 @@ def update(
 ) -> Point:
     """z − F(z, c). A row is active if its multiplier is not zero, or the variable is fixed."""
     x, lam, nu, mu = z
-    # Of a Q that is not symmetric xᵀQx sees the symmetric part, which so gets the gradient.
-    gradient = (matvec(Q, x) + matvec(Q.mT, x)) / 2 + p
+    gradient = matvec(Q, x) + p  # of a symmetric Q
     if lam.shape[-1]:
         active = lam > 0
         # h may be infinite: where a row is not active its slack is not looked at.

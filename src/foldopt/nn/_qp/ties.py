@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from foldopt.nn._qp.scaled import Scaled
-from foldopt.operators._inverse import matvec
 
-__all__ = ["settle"]
+__all__ = ["Held", "settle"]
 
 _DEPENDENT = 1e-7
 
 
+class Held(NamedTuple):
+    """Which rows hold with equality, at high and at low, and which multipliers are zero or less."""
+
+    at_high: Tensor
+    at_low: Tensor
+    slack: Tensor
+
+
 def settle(
-    scaled: Scaled,
-    sides: Tensor,
-    x: Tensor,
-    multipliers: Tensor,
-    good: Tensor,
-    tolerance: float,
+    scaled: Scaled, sides: Tensor, x: Tensor, held: Held, good: Tensor
 ) -> tuple[Tensor, Tensor] | None:
     """Decide which of the rows that hold with equality count as active.
 
@@ -33,10 +37,8 @@ def settle(
     ----------
     scaled
         The program.
-    sides, x, multipliers, good
-        The working set, the solution on it, and which samples are solved.
-    tolerance
-        What counts as zero, relative to the size of the terms.
+    sides, x, held, good
+        The working set, the solution on it, what holds there, and which samples are solved.
 
     Returns
     -------
@@ -46,20 +48,18 @@ def settle(
     """
     if not sides.shape[-1]:
         return None
-    values = matvec(scaled.C, x)
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    force = multipliers.abs().amax(-1, keepdim=True) + scaled.p.abs().amax(-1, keepdim=True)
-    zero = (sides != 0) & ~scaled.equal & (multipliers * sides <= tolerance * force)
-    at_high = _tight(values, scaled.high, size, tolerance)
-    at_low = _tight(values, scaled.low, size, tolerance)
-    tied = (sides == 0) & (at_high | at_low)
-    if not bool(((zero | tied) & good.unsqueeze(-1)).any()):
+    at_high, at_low, slack = held
+    doubtful = torch.where(sides != 0, slack & ~scaled.equal, at_high | at_low)
+    if not bool((doubtful & good.unsqueeze(-1)).any()):
         return None
+    zero, tied = doubtful & (sides != 0), doubtful & (sides == 0)
     sides = torch.where(zero, 0, sides).to(sides.dtype)
     weak = (zero & good.unsqueeze(-1)).any(-1)
     for sample in torch.nonzero(tied.any(-1) & good).flatten().tolist():
         more, independent = _dependent(
-            scaled.C[sample], sides[sample], torch.nonzero(tied[sample]).flatten()
+            scaled.sample(scaled.C, sample) / scaled.sample(scaled.length, sample).unsqueeze(-1),
+            sides[sample],
+            torch.nonzero(tied[sample]).flatten(),
         )
         weak[sample] |= independent
         if len(more):
@@ -71,12 +71,6 @@ def settle(
             else:
                 weak[sample] = True
     return sides, weak
-
-
-def _tight(values: Tensor, limit: Tensor, size: Tensor, tolerance: float) -> Tensor:
-    finite = torch.isfinite(limit)
-    limit = torch.where(finite, limit, 0)
-    return finite & ((values - limit).abs() <= tolerance * (size + limit.abs()))
 
 
 def _dependent(C: Tensor, sides: Tensor, tied: Tensor) -> tuple[Tensor, bool]:
@@ -94,9 +88,8 @@ def _dependent(C: Tensor, sides: Tensor, tied: Tensor) -> tuple[Tensor, bool]:
 def _least_norm_has_signs(scaled: Scaled, sample: int, sides: Tensor, x: Tensor) -> bool:
     """Whether the multipliers of least norm on these rows have the signs that they need."""
     where = torch.nonzero(sides).flatten()
-    Q = scaled.Q[sample if len(scaled.Q) > 1 else 0]
-    force = -(Q @ x + scaled.p[sample])
-    rows = scaled.C[sample, where] * scaled.length[sample, where].unsqueeze(-1)
+    force = -(scaled.sample(scaled.Q, sample) @ x + scaled.p[sample])
+    rows = scaled.sample(scaled.C, sample)[where]
     least = torch.linalg.lstsq(rows.mT, force.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
     free = scaled.equal[sample, where]
     return bool(((least * sides[where] > 0) | free).all())
