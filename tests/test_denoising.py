@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.experiments.denoising import forward
 from foldopt.experiments.denoising.convolution import (
     HuberVariation,
     differences,
@@ -18,10 +17,11 @@ from foldopt.experiments.denoising.convolution import (
     respond_back,
 )
 from foldopt.experiments.denoising.data import draw, first_differences, signals, split
-from foldopt.experiments.denoising.forward import dual_residual, solve_dual
 from foldopt.experiments.denoising.layers import Denoiser, denoised, folded_layer, qpth_layer
 from foldopt.experiments.denoising.plan import Case
 from foldopt.experiments.denoising.speed import exact_gradient
+from foldopt.nn._total_variation import dual
+from foldopt.nn._total_variation.dual import dual_residual, solve_dual
 
 
 def instance(perturbed: float, batch: int = 6, n: int = 30) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +76,11 @@ def test_dependent_rows_and_no_batch() -> None:
 def test_descent_takes_over_where_newton_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     d, _, D = instance(0.2)
     expected = solve_dual(d, D, 4.0).x
-    monkeypatch.setattr(forward, "_newton", lambda dual, signs: torch.full_like(signs, torch.nan))
+
+    def never(_dual: object, signs: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(signs, torch.nan), torch.zeros(len(signs), dtype=torch.bool)
+
+    monkeypatch.setattr(dual, "newton", never)
     found = solve_dual(d, D, 4.0, rtol=1e-7)
     assert (found.status == fo.Status.CONVERGED).all()
     torch.testing.assert_close(found.x, expected, rtol=0, atol=1e-3)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from foldopt.experiments.portfolio.data import Instances, chronological, sp500, synthetic
 from foldopt.experiments.portfolio.engines import ENGINES, engine_of
-from foldopt.experiments.portfolio.forward import residual, solve
 from foldopt.experiments.portfolio.layers import flat_step, folded_portfolio
+from foldopt.nn._portfolio.interior_points import residual, solve
 from foldopt.status import Status
 
 

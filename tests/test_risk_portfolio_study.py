@@ -14,7 +14,6 @@ from foldopt.experiments.frame import Journal
 from foldopt.experiments.portfolio.accuracy import score
 from foldopt.experiments.portfolio.data import synthetic
 from foldopt.experiments.portfolio.engines import engine_of
-from foldopt.experiments.portfolio.forward import solve
 from foldopt.experiments.portfolio.layers import ConeLayer, folded_portfolio
 from foldopt.experiments.portfolio.plan import (
     CONES,
@@ -31,6 +30,7 @@ from foldopt.experiments.portfolio.report import judge
 from foldopt.experiments.portfolio.study import STUDY
 from foldopt.experiments.portfolio.tables import paired
 from foldopt.experiments.portfolio.training import examples_of, spo_plus, train_one
+from foldopt.nn._portfolio.interior_points import solve
 
 SMALL = Config(
     seeds=1, epochs=2, hidden=8, train=48, validation=16, test=16, assets=5, degrees=(2,),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import foldopt as fo
-from foldopt.nn import SmoothTopK
+from foldopt import FoldError, Status
+from foldopt.nn import SmoothTopK, _top_k
 from foldopt.nn.smooth_top_k import Form
 
 F64 = torch.float64
@@ -139,9 +140,95 @@ def test_the_record_tells_how_exact_it_is() -> None:
     assert float(event.residual.max()) < 1e-14
 
 
+def test_an_entry_that_only_just_reaches_one() -> None:
+    # 2 softmax(log 3, 0, 0, 0) = (1, ⅓, ⅓, ⅓).
+    edge = torch.tensor([[3.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0]], dtype=F64).log()
+    c = edge.requires_grad_()
+    with fo.record() as seen:
+        x = SmoothTopK(2)(c)
+    torch.testing.assert_close(x[0].detach(), torch.tensor([1.0, 1 / 3, 1 / 3, 1 / 3]).to(F64))
+    assert "only just reaches 1" in seen[0].messages[0]
+    assert seen[0].messages[1] == ""
+    (gradient,) = torch.autograd.grad(x[0, 0], c)
+    free = torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3], dtype=F64) / 2
+    sides = (torch.zeros(4, dtype=F64), free)
+    assert any(torch.allclose(gradient[0], side, rtol=0, atol=1e-12) for side in sides)
+    with fo.record() as seen:
+        SmoothTopK(4)(c)  # all of them are 1 for good
+    assert seen[0].messages == ()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masked_samples_leave_the_others_exact(form: Form) -> None:
+    c, good = scores_of(4, 5).requires_grad_(), scores_of(4, 5).requires_grad_()
+    with torch.no_grad():
+        c[1, 2] = torch.nan
+        c[3] = torch.inf
+    k = torch.tensor([2.0, 2.0, 7.0, 2.0], dtype=F64)
+    tau = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    layer = SmoothTopK(2, form=form, multipliers=True, on_failure="mask")
+    with fo.record() as seen:
+        found = layer(c, k=k, temperature=tau)
+    bad = int(Status.NONFINITE)
+    assert found.status.tolist() == [0, bad, int(Status.INFEASIBLE), bad]
+    assert "scores hold nan at (1, 2)" in seen[0].messages[1]
+    assert "k must be above 0" in seen[0].messages[2]
+    for part in found[:3]:
+        assert part[1:].isnan().all()
+        assert part[0].isfinite().all()
+    mine = torch.autograd.grad((found.x[0] * found.x[0]).sum(), (c, tau))
+    other = SmoothTopK(2, form=form)(good, temperature=tau)[0]
+    theirs = torch.autograd.grad((other * other).sum(), (good, tau))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+    with pytest.warns(fo.FoldWarning, match=r"scores hold nan at \(1, 2\).*2 NONFINITE"):
+        SmoothTopK(2, on_failure="warn")(c)
+
+
+def test_a_search_that_has_not_ended_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_top_k, "_SEARCH", 1)
+    monkeypatch.setattr(_top_k, "_NEWTON", 0)
+    with pytest.raises(FoldError, match=r"Σx is off k by .*3 INACCURATE") as caught:
+        SmoothTopK(3, form="binary")(scores_of(3, 9, scale=5.0))
+    assert caught.value.status is not None
+    layer = SmoothTopK(3, form="binary", multipliers=True, on_failure="mask")
+    c = scores_of(3, 9, scale=5.0).requires_grad_()
+    found = layer(c)
+    assert found.status.eq(int(Status.INACCURATE)).all()
+    assert found.x.isnan().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_transforms_of_multipliers_k_and_temperature(form: Form) -> None:
+    layer, c = SmoothTopK(2, form=form, multipliers=True), scores_of(4, 5, scale=2.0)
+    k = torch.tensor([1.3, 2.0, 2.6, 3.0], dtype=F64)
+    tau = torch.tensor([0.4, 1.0, 0.7, 2.0], dtype=F64)
+
+    def solve(c: Tensor, k: Tensor, tau: Tensor) -> tuple[Tensor, ...]:
+        found = layer(c, k=k, temperature=tau)
+        return found.x, found.equality, found.upper
+
+    reverse = torch.func.vmap(torch.func.jacrev(solve, argnums=(0, 1, 2)))(c, k, tau)
+    forward = torch.func.vmap(torch.func.jacfwd(solve, argnums=(0, 1, 2)))(c, k, tau)
+    for a, b in zip(reverse, forward, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    t = torch.autograd.functional.jacobian(lambda tau: solve(c, k, tau)[1], tau)
+    torch.testing.assert_close(t.diagonal(), reverse[1][2], rtol=1e-10, atol=1e-12)
+    # One k and one τ for all: their gradient is the sum.
+    one = torch.tensor([2.2, 0.8], dtype=F64, requires_grad=True)
+    w = scores_of(4, 5, seed=1)
+    (both,) = torch.autograd.grad((layer(c, k=one[0], temperature=one[1]).x * w).sum(), one)
+    many = one.detach().expand(4, 2).clone().requires_grad_()
+    (each,) = torch.autograd.grad(
+        (layer(c, k=many[:, 0], temperature=many[:, 1]).x * w).sum(), many
+    )
+    torch.testing.assert_close(both, each.sum(0), rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
+        ({"k": 2, "on_failure": "ignore"}, ValueError, "on_failure must be one of"),
         ({"k": 0}, ValueError, "k must be above 0 and finite, got 0"),
         ({"k": "2"}, TypeError, "k must be a number, got str"),
         ({"k": 2, "temperature": -1.0}, ValueError, "temperature must be above 0"),
@@ -169,6 +256,8 @@ def test_wrong_scores() -> None:
         SmoothTopK(3, form="binary")(torch.ones(3))
     with pytest.raises(ValueError, match=r"k must be a tensor of torch.float32 and of shape \(\)"):
         layer(torch.ones(2, 4), k=torch.ones(3))
-    with pytest.raises(ValueError, match="temperature must be above 0 everywhere"):
+    with pytest.raises(
+        ValueError, match="temperature must be above 0 and finite everywhere, got 0"
+    ):
         layer(torch.ones(4), temperature=torch.tensor(0.0))
     assert "k=3" in repr(layer)

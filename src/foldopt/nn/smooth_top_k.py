@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from foldopt import _calculus as calculus
-from foldopt.status import Event, active_record
+from foldopt._arguments import CERTIFY, OnFailure
+from foldopt.certify import ON_FAILURE, report
+from foldopt.nn._top_k import binary, entropy, faults, messages
+from foldopt.status import Event, Status, active_record, tally
 
 __all__ = ["SmoothTopK", "TopKSolution"]
 
 Form = Literal["entropy", "binary"]
-_BISECTIONS = 80
-_NEWTON = 2
 
 
 class TopKSolution(NamedTuple):
@@ -30,7 +31,9 @@ class TopKSolution(NamedTuple):
     upper
         λ ≥ 0 of x ≤ 1, ``(*batch, n)``; zero in the binary form, whose x never gets there.
     status
-        :class:`~foldopt.Status` of each sample: CONVERGED, the answer is a formula.
+        :class:`~foldopt.Status` of each sample: CONVERGED, the answer is a formula; with
+        ``on_failure="mask"`` NONFINITE where the data are not numbers, INFEASIBLE where k is above
+        n.
     """
 
     x: Tensor
@@ -50,7 +53,8 @@ class SmoothTopK(nn.Module):
 
     In the first form the j largest entries are 1, for a j that their order gives, and the others
     are :math:`(k - j)` times the softmax of their scores. In the second :math:`x_i =
-    \sigma((c_i - \nu)/\tau)`, with ν by bisection and Newton steps. The backward pass is O(n).
+    \sigma((c_i - \nu)/\tau)`, with ν by Newton steps inside a
+    bracket. The backward pass is O(n).
 
     Parameters
     ----------
@@ -62,6 +66,10 @@ class SmoothTopK(nn.Module):
         ``"entropy"`` or ``"binary"``.
     multipliers
         Return a :class:`TopKSolution` and not x alone.
+    on_failure
+        What to do about a sample whose scores are not finite, or whose k or τ is out of range:
+        ``"raise"`` a ValueError; ``"warn"``, or ``"mask"`` it: its x is NaN and its gradient zero,
+        and the others are exact.
 
     Raises
     ------
@@ -71,7 +79,8 @@ class SmoothTopK(nn.Module):
     Notes
     -----
     Where an entry only just reaches 1, the entropy form has one-sided derivatives; the one given
-    is that of the entry at its bound or inside, as rounding decides.
+    is that of the entry at its bound or inside, as rounding decides, and
+    :func:`~foldopt.record` says so in the messages of the event.
 
     References
     ----------
@@ -95,8 +104,13 @@ class SmoothTopK(nn.Module):
         form: Form = "entropy",
         *,
         multipliers: bool = False,
+        on_failure: OnFailure = "raise",
     ) -> None:
         super().__init__()
+        if on_failure not in ON_FAILURE:
+            raise ValueError(
+                f"SmoothTopK: on_failure must be one of {ON_FAILURE}, got {on_failure!r}"
+            )
         if form not in ("entropy", "binary"):
             raise ValueError(f"SmoothTopK: form must be 'entropy' or 'binary', got {form!r}")
         for name, value in (("k", k), ("temperature", temperature)):
@@ -106,6 +120,7 @@ class SmoothTopK(nn.Module):
                 raise ValueError(f"SmoothTopK: {name} must be above 0 and finite, got {value}")
         self.k, self.temperature, self.form = k, temperature, form
         self.multipliers = multipliers
+        self.on_failure: OnFailure = on_failure
 
     def forward(
         self, scores: Tensor, *, k: Tensor | None = None, temperature: Tensor | None = None
@@ -131,15 +146,49 @@ class SmoothTopK(nn.Module):
             If the scores are of another kind, hold NaN or inf, or k is out of its range.
         """
         many, tau = self._checked(scores, k, temperature)
-        solve = _entropy if self.form == "entropy" else _binary
-        x, nu, upper = solve(scores, many, tau, None if k is not None else math.ceil(self.k))
-        record = active_record()
         status = torch.zeros(scores.shape[:-1], dtype=torch.int64, device=scores.device)
-        if record is not None:
-            off = ((x.sum(-1, keepdim=True) - many).abs() / (1 + many)).detach().reshape(-1)
-            flat = status.reshape(-1)
-            record.events.append(Event("forward", f"top-k, {self.form}", flat, flat, off, 0.0))
+        looks = not calculus.transforms_active()
+        said = self._look(scores, many, tau, status) if looks else ()
+        if said:
+            # Something harmless in the place of a bad sample: 0 · NaN would reach what is shared.
+            bad = Status.failed(status).unsqueeze(-1)
+            scores, many = torch.where(bad, 0, scores), torch.where(bad, 0.5, many)
+            tau = torch.where(bad, 1, tau)
+        solve = entropy if self.form == "entropy" else binary
+        most = None if k is not None else math.ceil(self.k)
+        x, nu, upper = solve(scores, many, tau, most)
+        if looks:
+            self._certify(x, upper, many, tau, status, said)
+            bad = Status.failed(status).unsqueeze(-1)
+            if said or (self.on_failure == "mask" and bool(bad.any())):
+                x, nu, upper = (torch.where(bad, torch.nan, part) for part in (x, nu, upper))
         return TopKSolution(x, nu.squeeze(-1), upper, status) if self.multipliers else x
+
+    def _certify(
+        self,
+        x: Tensor,
+        upper: Tensor,
+        k: Tensor,
+        tau: Tensor,
+        status: Tensor,
+        said: tuple[str, ...],
+    ) -> None:
+        """Look whether Σx = k, and record it."""
+        off = ((x.sum(-1, keepdim=True) - k).abs() / (1 + k)).detach().reshape(-1)
+        flat, limit = status.view(-1), CERTIFY.limits(x.dtype)[1]
+        if not bool((off <= limit).all()):
+            flat[(off > limit) & (flat == 0)] = int(Status.INACCURATE)
+            report(
+                self.on_failure,
+                f"SmoothTopK: Σx is off k by {float(off.max()):.1e} (1 + k): {tally(flat)}. The "
+                "scores may be so far apart, in units of the temperature, that rounding hides k",
+                flat,
+            )
+        record = active_record()
+        if record is not None:
+            texts, steps = messages(x, upper, k, tau, said), torch.zeros_like(flat)
+            name = f"top-k, {self.form}"
+            record.events.append(Event("forward", name, flat, steps, off, 0.0, texts))
 
     def _checked(
         self, scores: Tensor, k: Tensor | None, temperature: Tensor | None
@@ -170,83 +219,27 @@ class SmoothTopK(nn.Module):
                 )
             else:
                 found.append(given.unsqueeze(-1) if given.dim() else given)
-        if not calculus.wrapped_by_a_transform(scores):
-            self._check_values(scores, *found)
         return found[0], found[1]
 
-    def _check_values(self, scores: Tensor, k: Tensor, temperature: Tensor) -> None:
-        n, most = scores.shape[-1], "at most" if self.form == "entropy" else "below"
-        high = k <= n if self.form == "entropy" else k < n
-        if not bool(((k > 0) & high).all()):
-            raise ValueError(
-                f"SmoothTopK: k must be above 0 and {most} n = {n}, got {k.flatten().tolist()[:3]}"
-            )
-        if not bool((temperature > 0).all()):
-            raise ValueError("SmoothTopK: temperature must be above 0 everywhere")
-        if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
-            where = torch.nonzero(~torch.isfinite(scores))[0].tolist()
-            raise ValueError(
-                f"SmoothTopK: scores hold {float(scores[tuple(where)])} at {tuple(where)}. Look at "
-                "where they come from: a network that has diverged, or missing data"
-            )
+    def _look(self, scores: Tensor, k: Tensor, tau: Tensor, status: Tensor) -> tuple[str, ...]:
+        """What is wrong with the numbers of each sample, "" for nothing; () if all are well."""
+        n, whole = scores.shape[-1], self.form == "entropy"
+        well = (k > 0) & (k <= n if whole else k < n) & (tau > 0)
+        if bool(well.all()) and bool(torch.isfinite(scores.sum() + tau.sum())):
+            return ()
+        said, flat = faults(scores, k, tau, whole), status.view(-1)
+        for i, (text, code) in enumerate(said):
+            if text:
+                flat[i] = int(code)
+        texts = tuple(text for text, _ in said)
+        if not any(texts):  # all finite, but not their sum
+            return ()
+        message = f"SmoothTopK: {next(filter(None, texts))}"
+        if self.on_failure == "raise":
+            raise ValueError(message)
+        report(self.on_failure, f"{message} ({tally(flat)})", flat)
+        return texts
 
     def extra_repr(self) -> str:
         """k, τ and the form."""
         return f"k={self.k}, temperature={self.temperature}, form={self.form!r}"
-
-
-def _entropy(
-    scores: Tensor, k: Tensor, tau: Tensor, most: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x, ν and λ. Only entries before the k-th can be 1: the j largest, for the first j that fits.
-
-    With the j largest at 1, the others are (k − j) softmax(c/τ) among themselves, and this fits if
-    the largest of them is not above 1.
-    """
-    n = scores.shape[-1]
-    with torch.no_grad():
-        scaled = scores / tau
-        many = n if most is None else min(most, n)
-        top, where = scaled.topk(many, dim=-1)
-        others = scaled.scatter(-1, where, -torch.inf)
-        rest = torch.logsumexp(others, -1, keepdim=True) if many < n else None
-        tail = top if rest is None else torch.cat([top, rest], -1)
-        total = torch.logcumsumexp(tail.flip(-1), -1).flip(-1)[..., :many]
-        j = torch.arange(many, device=scores.device)
-        left = k - j
-        largest = torch.log(left.clamp_min(0)) + top - total
-        # Rounding must not refuse the last j that can be.
-        fits = (largest <= 0) | (left <= 1)
-        count = fits.to(torch.int8).argmax(-1, keepdim=True)
-        at_one = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, where, j < count)
-    free = torch.where(at_one, -torch.inf, scores / tau)
-    share = torch.softmax(free, -1)
-    x = torch.where(at_one, 1.0, (k - count) * share)
-    # −c + τ(log x + 1) + ν + λ = 0 with x = (k − j) exp(c/τ − log Σ exp(c/τ)).
-    nu = tau * (torch.logsumexp(free, -1, keepdim=True) - torch.log(k - count) - 1)
-    return x, nu, torch.where(at_one, scores - tau - nu, 0.0)
-
-
-def _binary(
-    scores: Tensor, k: Tensor, tau: Tensor, _most: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x, ν and λ = 0: Σσ((c − ν)/τ) = k has one root."""
-    n = scores.shape[-1]
-    with torch.no_grad():
-        # At least one entry is k/n or more, and one at most that.
-        odds = tau * torch.logit(k / n)
-        low = scores.amin(-1, keepdim=True) - odds
-        high = scores.amax(-1, keepdim=True) - odds
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            over = torch.sigmoid((scores - middle) / tau).sum(-1, keepdim=True) > k
-            low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-        nu = (low + high) / 2
-    # Two Newton steps that autograd sees: from a root each doubles the number of derivatives that
-    # are right, so that those up to the third are exact.
-    for _ in range(_NEWTON):
-        x = torch.sigmoid((scores - nu) / tau)
-        slope = (x * (1 - x)).sum(-1, keepdim=True) / tau
-        slope = torch.where(slope > 0, slope, 1.0)
-        nu = nu + (x.sum(-1, keepdim=True) - k) / slope
-    return torch.sigmoid((scores - nu) / tau), nu, torch.zeros_like(scores)

@@ -62,7 +62,7 @@ def solve(
 
     Each sample is taken as soon as this is certain, and is not touched any more.
     """
-    found = _exact if variation.smoothing == 0 else _smooth
+    found = exact if variation.smoothing == 0 else _smooth
     level = y.mean((-2, -1), keepdim=True)  # takes no part, and would only cost digits
     y = y - level
     spread = torch.linalg.vector_norm(y, dim=(-2, -1))
@@ -99,7 +99,7 @@ def _smooth(
     return x, torch.linalg.vector_norm(gradient, dim=(-2, -1))
 
 
-def _exact(
+def exact(
     variation: Variation, p: Tensor, y: Tensor, weight: Tensor, goal: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The solution on the pieces that p shows, and a bound of its distance.

@@ -84,7 +84,7 @@ def _pieces(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         pull = torch.nn.functional.pad(jump, (1, 1))
         z = y + weight * (pull[..., 1:] - pull[..., :-1])
         bound = torch.nn.functional.pad(torch.where(cut, 0, weight), (0, 1))
-        s = _above(z - block_means(z, first), bound)
+        s = above(z - block_means(z, first), bound)
         new = s[..., 1:] != s[..., :-1]
         new = new & ~cut
         if none(new):
@@ -93,7 +93,7 @@ def _pieces(y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         jump = torch.where(new, torch.where(s[..., 1:], 1, -1).to(y.dtype), jump)
 
 
-def _above(z: Tensor, bound: Tensor) -> Tensor:
+def above(z: Tensor, bound: Tensor) -> Tensor:
     """The s ∈ {0, 1} that minimises −Σ zᵢ sᵢ + Σ boundᵢ |sᵢ₊₁ − sᵢ|.
 
     Let dᵢ be what s₁ … sᵢ cost more if sᵢ = 1 than if sᵢ = 0. Then cᵢ = clip(dᵢ, −bound, bound) is

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import foldopt as fo
 from foldopt.experiments.denoising.data import first_differences
-from foldopt.experiments.denoising.forward import solve_dual
+from foldopt.nn._total_variation.dual import solve_dual
 from foldopt.operators._inverse import matvec
 
 __all__ = ["Denoiser", "denoised", "folded_layer", "has_qpth", "qpth_layer"]

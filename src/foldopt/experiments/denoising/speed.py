@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from foldopt.experiments.denoising.data import draw, first_differences, head, split
-from foldopt.experiments.denoising.forward import solve_dual
 from foldopt.experiments.denoising.layers import folded_layer, has_qpth, qpth_layer
 from foldopt.experiments.denoising.plan import Case, Config, Task, array_file, training_key
 from foldopt.experiments.frame import Journal
+from foldopt.nn._total_variation.dual import solve_dual
 from foldopt.solvers import FDPG
 
 __all__ = ["Timing", "exact_gradient", "measure"]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from foldopt import steps
 from foldopt.experiments.denoising.data import draw, first_differences, head, split
-from foldopt.experiments.denoising.forward import solve_dual
 from foldopt.experiments.denoising.layers import Denoiser, denoised, folded_layer, qpth_layer
 from foldopt.experiments.denoising.plan import Case, Config, Task, array_file
 from foldopt.experiments.frame import Journal, certificates, compare_adjoints
 from foldopt.learning import Epoch, Examples, Training, fit
+from foldopt.nn._total_variation.dual import solve_dual
 
 __all__ = ["error", "find_best_weight", "learn"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from foldopt.experiments.frame import Journal
 from foldopt.experiments.portfolio.data import Instances, synthetic
 from foldopt.experiments.portfolio.engines import engine_of
-from foldopt.experiments.portfolio.forward import residual, solve
 from foldopt.experiments.portfolio.layers import ConeLayer, folded_portfolio
 from foldopt.experiments.portfolio.plan import ENGINES, Config, Spec
+from foldopt.nn._portfolio.interior_points import residual, solve
 from foldopt.operators import PrimalDual
 from foldopt.status import FoldWarning, Status
 

@@ -8,7 +8,6 @@ import torch
 
 from foldopt.experiments.frame import Journal, certificates, compare_adjoints
 from foldopt.experiments.portfolio.engines import engine_of
-from foldopt.experiments.portfolio.forward import solve
 from foldopt.experiments.portfolio.layers import flat_step, folded_portfolio
 from foldopt.experiments.portfolio.plan import FOLDED, Config, Spec
 from foldopt.experiments.portfolio.training import (
@@ -22,6 +21,7 @@ from foldopt.experiments.portfolio.training import (
     relative_regret,
     risks,
 )
+from foldopt.nn._portfolio.interior_points import solve
 
 __all__ = ["benchmarks", "compare_engine"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldopt.experiments.portfolio.forward import solve
+from foldopt.nn._portfolio.interior_points import solve
 from foldopt.solvers import QCQP, SQP, solve_batch
 from foldopt.status import Solution, Status
 

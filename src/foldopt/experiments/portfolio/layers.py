@@ -52,7 +52,7 @@ def folded_portfolio(
 
     Examples
     --------
-    >>> from foldopt.experiments.portfolio.forward import solve
+    >>> from foldopt.nn._portfolio.interior_points import solve
     >>> c = torch.tensor([[2.0, 1.0]], dtype=torch.float64, requires_grad=True)
     >>> V, gamma = torch.eye(2).double()[None], torch.tensor([0.68], dtype=torch.float64)
     >>> folded_portfolio(solve)(c, V, gamma)

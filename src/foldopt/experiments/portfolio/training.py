@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from foldopt.experiments.frame import Journal, certificates
 from foldopt.experiments.portfolio.data import Instances, chronological, sp500, synthetic
 from foldopt.experiments.portfolio.engines import engine_of
-from foldopt.experiments.portfolio.forward import solve
 from foldopt.experiments.portfolio.layers import (
     ConeLayer,
     folded_portfolio,
@@ -29,6 +28,7 @@ from foldopt.experiments.portfolio.plan import (
 )
 from foldopt.learning import Epoch, Examples, History, Training, regret
 from foldopt.learning import fit as minimise
+from foldopt.nn._portfolio.interior_points import solve
 
 __all__ = [
     "Predictor",

@@ -1,4 +1,4 @@
-"""Enhanced total variation, forward: a semismooth Newton method on the dual box program.
+"""Total variation with a dense operator, forward: a semismooth Newton method on the dual.
 
 With x = d + Dᵀw the dual of min ½‖x − d‖² + λ‖D x‖₁ is
 
@@ -8,38 +8,30 @@ with the gradient D x. Let s be the sign of the bound that a coordinate sits on,
 Given s, the optimality conditions are linear: w = λ s where s ≠ 0, and D x = 0 elsewhere. Their
 solution tells the next s: a coordinate leaves its bound where D x would push it inside, and joins
 one where |w| > λ. This is Newton's method on w = clip(w − D x / L, ±λ), and it ends as soon as s
-repeats: then w is the solution, to rounding.
+repeats: then w is the solution, to rounding. Some steps of accelerated descent come first: each
+costs two products, and they leave Newton's method few linear systems.
+
+Where rows of D depend on one another, D Dᵀ is singular and w is not unique. Then the proximal point
+method solves a sequence of such programs, with a term (ε/2)‖w − w_k‖² each.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from foldopt.nn._total_variation.newton import Dual, newton, times
 from foldopt.operators._inverse import matvec
 from foldopt.solvers import FDPG
 from foldopt.status import Solution, Status
 
-__all__ = ["dual_residual", "solve_dual"]
+__all__ = ["dual_residual", "solve", "solve_dual"]
 
-_NEWTON_STEPS = 40
+_WARM = 50
 _SHORT = 300
-
-
-class _Dual(NamedTuple):
-    """min ½wᵀA w + cᵀw over |w| ≤ bound, for B samples that share A, or have one each."""
-
-    A: Tensor  # D Dᵀ, (1, m, m) or (B, m, m)
-    inverse: Tensor  # of A
-    free: Tensor  # −A⁻¹ c, the solution without bounds, (B, m)
-    c: Tensor  # D d, (B, m)
-    bound: Tensor  # λ, (B, m)
-
-    def take(self, index: Tensor) -> _Dual:
-        A, inverse = (one if len(one) == 1 else one[index] for one in (self.A, self.inverse))
-        return _Dual(A, inverse, self.free[index], self.c[index], self.bound[index])
+# Of the proximal point method, ε relative to the diagonal of D Dᵀ; and how many programs.
+_PROXIMAL = 1e-5
+_PROXIMAL_STEPS = 20
 
 
 def solve_dual(
@@ -57,8 +49,7 @@ def solve_dual(
     d
         ``(*batch, n)``, float64 for the accuracy below.
     D
-        ``(m, n)``, or ``(*batch, m, n)``. Newton's method needs independent rows; where they are
-        not, accelerated dual descent serves alone, which is slower.
+        ``(m, n)``, or ``(*batch, m, n)``. Rows may depend on one another; w is not unique then.
     weight
         λ ≥ 0: a number, or a tensor that broadcasts to ``(*batch, m)``.
     rtol
@@ -132,6 +123,43 @@ def dual_residual(w: Tensor, d: Tensor, D: Tensor, weight: Tensor | float) -> Te
     return norm(moved, dim=-1) / (1 + norm(w, dim=-1))
 
 
+def solve(
+    d: Tensor, D: Tensor, bound: Tensor, rtol: float = 1e-9, max_iterations: int = 20_000
+) -> tuple[Tensor, Tensor]:
+    """Solve for finite data: d ``(B, n)``, D ``(m, n)`` or ``(B, m, n)``, and λ ``(B, m)``.
+
+    See :func:`solve_dual`.
+
+    Returns
+    -------
+    w, done
+        ``(B, m)``, and which samples are solved, ``(B,)``.
+    """
+    if not bound.numel():
+        return bound.clone(), torch.ones(len(d), dtype=torch.bool, device=d.device)
+    dual, steep = _dual(d, D, bound)
+    w, done = newton(dual, _signs(_descent(dual, steep), bound))
+    # Newton's method ends at rounding error, or in circles. Where its linear systems are bad, what
+    # it ends at is looked at.
+    doubtful = ~done
+    if dual.doubtful:
+        w = _proximal(dual, w)
+        doubtful = torch.ones_like(done)
+    if bool(doubtful.any()):
+        done = ~doubtful | (dual_residual(w, d, D, bound) <= rtol)
+    for steps in (min(_SHORT, max_iterations), max_iterations):
+        left = (~done).nonzero().squeeze(-1)
+        if not len(left):
+            break
+        # A descent finds other bounds to begin at.
+        own = d[left], D if D.dim() == 2 else D[left], bound[left]
+        y = _descend(*own, rtol, steps)
+        found = newton(dual.take(left), _signs(y, own[-1]))[0]
+        w[left] = _better(found, y, *own)
+        done[left] = dual_residual(w[left], *own) <= rtol
+    return w, done
+
+
 def _solve(
     d: Tensor, D: Tensor, bound: Tensor, rtol: float, max_iterations: int
 ) -> tuple[Tensor, Tensor]:
@@ -140,20 +168,7 @@ def _solve(
     # What is not finite is answered by NaN; in its place something harmless is solved.
     d, bound = (torch.where(usable.unsqueeze(-1), of, 0) for of in (d, bound))
     D = torch.where(whole[..., None, None], D, 0)
-    dual = _dual(d, D, bound)
-    if dual is None:
-        w = _descend(d, D, bound, rtol, max_iterations)
-    else:
-        w = _newton(dual, _signs(dual.free, bound))
-        for steps in (min(_SHORT, max_iterations), max_iterations):
-            left = (~(dual_residual(w, d, D, bound) <= rtol)).nonzero().squeeze(-1)
-            if not len(left):
-                break
-            # Newton's steps went in circles: a descent finds other bounds to begin at.
-            own = d[left], D if D.dim() == 2 else D[left], bound[left]
-            y = _descend(*own, rtol, steps)
-            w[left] = _better(_newton(dual.take(left), _signs(y, own[-1])), y, *own)
-    done = dual_residual(w, d, D, bound) <= rtol
+    w, done = solve(d, D, bound, rtol, max_iterations)
     status = torch.where(done, int(Status.CONVERGED), int(Status.MAX_ITERATIONS))
     status = torch.where(usable, status, int(Status.NONFINITE))
     return torch.where(usable.unsqueeze(-1), w, torch.nan), status
@@ -175,77 +190,53 @@ def _better(newton: Tensor, descent: Tensor, d: Tensor, D: Tensor, bound: Tensor
     return torch.where((first <= second).unsqueeze(-1), newton, descent)
 
 
-def _dual(d: Tensor, D: Tensor, bound: Tensor) -> _Dual | None:
-    """The program; None where A has no inverse to speak of."""
+def _dual(d: Tensor, D: Tensor, bound: Tensor) -> tuple[Dual, Tensor]:
+    """The program, and a bound of ‖D Dᵀ‖."""
     A = D @ D.mT
     A = A if A.dim() == 3 else A.unsqueeze(0)
+    steep = A.abs().sum(-1).amax(-1)
     factor, info = torch.linalg.cholesky_ex(A)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     least, most = pivots.amin(-1), pivots.amax(-1)
-    if bool(info.any()) or not bool((least > 1e3 * torch.finfo(d.dtype).eps ** 0.5 * most).all()):
-        return None
+    doubtful = bool(info.any()) or not bool(
+        (least > 1e3 * torch.finfo(d.dtype).eps ** 0.5 * most).all()
+    )
+    if doubtful:
+        size = A.diagonal(dim1=-2, dim2=-1).amax(-1)
+        shift = _PROXIMAL * torch.where(size > 0, size, 1)
+        A = A + torch.diag_embed(shift.unsqueeze(-1).expand(A.shape[:-1]))
+        factor = torch.linalg.cholesky(A)
+    else:
+        shift = torch.zeros_like(steep)
     inverse, c = torch.cholesky_inverse(factor), matvec(D, d)
-    return _Dual(A, inverse, -matvec(inverse, c), c, bound)
+    return Dual(A, inverse, -times(inverse, c), c, bound, shift.unsqueeze(-1), doubtful), steep
 
 
-def _newton(dual: _Dual, signs: Tensor) -> Tensor:
-    """w after Newton's steps from a choice of bounds; a sample stops where its choice repeats."""
-    w = torch.zeros_like(signs)
-    running = torch.arange(len(signs), device=signs.device)
-    for _ in range(_NEWTON_STEPS):
-        held = signs != 0
-        # Whichever linear system is the smaller one: of the free coordinates, or of the others.
-        few = int(held.sum(-1).max()) <= held.shape[-1] // 2
-        y, slope = (_by_held if few else _by_free)(dual, signs, held)
-        leaves = slope * signs >= 0
-        joins = torch.where(y.abs() > dual.bound, y.sign(), 0)
-        new = torch.where(held, torch.where(leaves, 0, signs), joins)
-        w[running] = y
-        changed = (new != signs).any(-1).nonzero().squeeze(-1)
-        if not len(changed):
-            break
-        running, signs, dual = running[changed], new[changed], dual.take(changed)
+def _descent(dual: Dual, steep: Tensor) -> Tensor:
+    """w after some steps of accelerated projected gradient descent from zero (FISTA)."""
+    A = dual.A / torch.where(steep > 0, steep, 1)[:, None, None]
+    c = dual.c / torch.where(steep > 0, steep, 1).unsqueeze(-1)
+    w = y = torch.zeros_like(c)
+    t, low = 1.0, -dual.bound
+    for _ in range(_WARM):
+        new = torch.minimum(torch.maximum(y - (times(A, y) + c), low), dual.bound)
+        faster = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        y = torch.lerp(w, new, 1 + (t - 1) / faster)
+        w, t = new, faster
     return w
 
 
-def _by_held(dual: _Dual, signs: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """w and D x from the system of the held coordinates H.
+def _proximal(dual: Dual, w: Tensor) -> Tensor:
+    """The proximal point method from zero: near the solution of least norm, and ends at one.
 
-    With μ = −D x, which is zero elsewhere, A w + c + μ = 0 gives w = free − A⁻¹ μ, and μ is such
-    that w takes its bounds on H: (A⁻¹)_HH μ_H = (free − λ s)_H.
+    ``w`` is the answer to the first of its programs.
     """
-    off = torch.where(held, dual.free - dual.bound * signs, 0)
-    mu = _solve_block(dual.inverse, held, off)
-    w = dual.free - _times(dual.inverse, mu)
-    return torch.where(held, dual.bound * signs, w), -mu
-
-
-def _by_free(dual: _Dual, signs: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """w and D x from the system of the free coordinates F: A_FF w_F = −(c + A λ s)_F."""
-    at_bound = dual.bound * signs
-    slope = dual.c + _times(dual.A, at_bound)
-    y = _solve_block(dual.A, ~held, torch.where(held, 0, -slope))
-    return torch.where(held, at_bound, y), slope + _times(dual.A, y)
-
-
-def _times(matrix: Tensor, v: Tensor) -> Tensor:
-    return matvec(matrix[0] if len(matrix) == 1 else matrix, v)
-
-
-def _solve_block(matrix: Tensor, mask: Tensor, b: Tensor) -> Tensor:
-    """M_SS y_S = b_S with y = 0 elsewhere, S the mask of each sample, padded to the largest one."""
-    k = int(mask.sum(-1).max())
-    if k == 0:
-        return torch.zeros_like(b)
-    index = mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, :k]
-    real = mask.gather(-1, index)
-    sample = (
-        torch.arange(len(mask), device=mask.device) if len(matrix) > 1 else mask.new_zeros(1).long()
-    )
-    block = matrix[sample[:, None, None], index.unsqueeze(2), index.unsqueeze(1)]
-    block = block.masked_fill(~(real.unsqueeze(1) & real.unsqueeze(2)), 0)
-    block.diagonal(dim1=-2, dim2=-1).add_((~real).to(block.dtype))
-    # A block of a positive definite matrix is one too.
-    factor, _ = torch.linalg.cholesky_ex(block)
-    y = torch.cholesky_solve(b.gather(-1, index).unsqueeze(-1), factor).squeeze(-1)
-    return torch.zeros_like(b).scatter(-1, index, torch.where(real, y, 0))
+    for _ in range(_PROXIMAL_STEPS):
+        c = dual.c - dual.shift * w
+        near = dual._replace(c=c, free=-times(dual.inverse, c))
+        new, _ = newton(near, _signs(w, dual.bound))
+        moved = (new - w).abs().amax()
+        w = new
+        if not bool(moved > 1e-11 * w.abs().amax()):
+            break
+    return w

@@ -1,0 +1,122 @@
+"""The data of a portfolio layer, looked at and brought to size one before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Units", "benign", "checked", "scaled", "unusable"]
+
+NAMES = ("returns", "covariance", "risk")
+
+
+def checked(returns: Any, covariance: Any, risk: Any) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+    """Returns ``(B, n)``, the others shared or ``(B, …)``, and the batch shape.
+
+    Raises
+    ------
+    TypeError
+        If one is no tensor, or dtypes or devices differ.
+    ValueError
+        If shapes do not fit.
+    """
+    if not isinstance(returns, Tensor) or returns.dtype not in (torch.float32, torch.float64):
+        seen = returns.dtype if isinstance(returns, Tensor) else type(returns).__name__
+        raise TypeError(f"nn.Portfolio: returns must be a tensor of float32 or float64, got {seen}")
+    if returns.dim() == 0 or returns.shape[-1] == 0:
+        raise ValueError(
+            "nn.Portfolio: returns must have shape (*batch, n) with n of 1 or more, got "
+            f"{tuple(returns.shape)}"
+        )
+    number = isinstance(risk, int | float) and not isinstance(risk, bool)
+    level: Any = returns.new_tensor(float(risk)) if number else risk
+    n, batch, first = returns.shape[-1], torch.Size(), ""
+    events = {"returns": (n,), "covariance": (n, n), "risk": ()}
+    for (name, event), block in zip(events.items(), (returns, covariance, level), strict=True):
+        if not isinstance(block, Tensor):
+            other = " or a number" if name == "risk" else ""
+            raise TypeError(
+                f"nn.Portfolio: {name} must be a tensor{other}, got {type(block).__name__}"
+            )
+        if (block.dtype, block.device) != (returns.dtype, returns.device):
+            raise TypeError(
+                f"nn.Portfolio: {name} is {block.dtype} on {block.device}, returns is "
+                f"{returns.dtype} on {returns.device}: nothing is cast unasked"
+            )
+        lead = block.shape[: max(block.dim() - len(event), 0)]
+        if tuple(block.shape[len(lead) :]) != event:
+            raise ValueError(
+                f"nn.Portfolio: {name} must have shape {event}, or that with the batch shape in "
+                f"front, beside returns of shape {tuple(returns.shape)}; got {tuple(block.shape)}"
+            )
+        if lead and batch and lead != batch:
+            raise ValueError(
+                f"nn.Portfolio: the batch shapes differ: {first} has {tuple(batch)}, {name} "
+                f"{tuple(lead)}. What all samples share has no batch dimension"
+            )
+        if lead:
+            batch, first = lead, name
+    count = batch.numel()
+    return (
+        returns.expand(*batch, n).reshape(count, n),
+        covariance.reshape(count, n, n) if covariance.dim() > 2 else covariance,
+        level.reshape(count) if level.dim() else level,
+        batch,
+    )
+
+
+class Units(NamedTuple):
+    """c, V and the risk are measured in these: x is the same in any, the multipliers follow."""
+
+    top: Tensor  # (B, 1), the greatest return
+    size: Tensor  # (B, 1), the range of returns
+    risk: Tensor  # () or (B,)
+
+
+def scaled(
+    returns: Tensor, covariance: Tensor, risk: Tensor, bounded: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], Units]:
+    """The same program with returns, covariance and risk of size one.
+
+    That holds for any units, and so they count as constants: no derivative goes through them.
+    """
+    c, V, level = returns.detach(), covariance.detach(), risk.detach()
+    top = c.amax(-1, keepdim=True)
+    size = top - c.amin(-1, keepdim=True)
+    size = torch.where(size > 0, size, 1)
+    unit = level if bounded else V.diagonal(dim1=-2, dim2=-1).amax(-1)
+    unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1)
+    units = Units(top, size, unit)
+    # Of a V that is not symmetric xᵀVx sees the symmetric part, which so gets the gradient.
+    V = (covariance + covariance.mT) / (2 * unit[..., None, None])
+    level = risk / unit if bounded else risk * unit / size.squeeze(-1)
+    return ((returns - top) / size, V, level), units
+
+
+def unusable(c: Tensor, V: Tensor, risk: Tensor) -> list[str]:
+    """What is wrong with the numbers of each sample, "" for nothing."""
+    said = [""] * len(c)
+    # One sum says that all is finite; only if it is not, each entry is looked at.
+    if bool(torch.isfinite(c.sum() + V.sum() + risk.sum())):
+        return said
+    for name, block, events in zip(NAMES, (c, V, risk), (1, 2, 0), strict=True):
+        shared = block.dim() == events
+        bad = ~torch.isfinite(block if not shared else block.unsqueeze(0))
+        for i in torch.nonzero(bad.flatten(1).any(-1) if events else bad).flatten().tolist():
+            text = f"{name}{'' if shared else f' of sample {i}'} holds NaN or inf"
+            for k in range(len(c)) if shared else (i,):
+                said[k] = said[k] or text
+    return said
+
+
+def benign(c: Tensor, V: Tensor, risk: Tensor, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The program with the best of n equal risks in the place of some samples."""
+    eye = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
+    ramp = -torch.arange(c.shape[-1]).to(c) / c.shape[-1]
+    return (
+        torch.where(bad.unsqueeze(-1), ramp, c),
+        torch.where(bad[:, None, None], eye, V),
+        torch.where(bad, 2.0, risk),
+    )
