@@ -226,6 +226,14 @@ def test_transforms() -> None:
     torch.testing.assert_close(gradient[1], expected, rtol=1e-10, atol=1e-12)
 
 
+def test_transforms_where_there_are_no_constraints() -> None:
+    Q, p = torch.diag(torch.tensor([2.0, 4.0], dtype=F64)), torch.tensor([1.0, 2.0], dtype=F64)
+    x, pull, *_ = torch.func.vjp(lambda p: QP()(Q, p), p)
+    torch.testing.assert_close(x, torch.tensor([-0.5, -0.5], dtype=F64))
+    (gradient,) = pull(torch.ones(2, dtype=F64))
+    torch.testing.assert_close(gradient, torch.tensor([-0.5, -0.25], dtype=F64))
+
+
 def test_the_record_holds_both_passes() -> None:
     blocks = wanting(programs(3, 4, 3, 1))
     with fo.record() as seen:
@@ -456,6 +464,25 @@ def test_one_bad_sample_of_two(kind: str) -> None:
         assert both.grad[1].eq(0).all()
 
 
+def test_infinite_limits_beside_a_failed_sample() -> None:
+    # min ½‖x − c‖², x₁ ≤ 1 and x₂ ≤ ∞; the second sample asks for x₁ ≤ −1 and −x₁ ≤ −1 as well.
+    G = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64).expand(2, 2, 2).clone()
+    h = torch.tensor([[1.0, torch.inf], [-1.0, -1.0]], dtype=F64)
+    p = torch.tensor([[-3.0, -5.0], [0.0, 0.0]], dtype=F64)
+    G.requires_grad_()
+    p.requires_grad_()
+    x = QP(on_failure="mask")(torch.eye(2, dtype=F64), p, G, h)
+    torch.testing.assert_close(x[0].detach(), torch.tensor([1.0, 5.0], dtype=F64))
+    by_G, by_p = torch.autograd.grad(x[0].sum(), (G, p))
+    # x₁ = (1 − G₁₂ x₂) / G₁₁ near here, and λ = 2: x₂ = 5 − 2 G₁₂.
+    torch.testing.assert_close(
+        by_G[0], torch.tensor([[-1.0, -5.0 - 2.0], [0, 0]], dtype=F64), rtol=1e-10, atol=1e-12
+    )
+    torch.testing.assert_close(by_p[0], torch.tensor([0.0, -1.0], dtype=F64))
+    assert by_G[1].eq(0).all()
+    assert by_p[1].eq(0).all()
+
+
 @pytest.mark.parametrize("kind", ["infeasible", "unbounded", "not convex"])
 def test_a_bad_sample_is_an_error(kind: str) -> None:
     status, bad = TROUBLE[kind]
@@ -466,6 +493,14 @@ def test_a_bad_sample_is_an_error(kind: str) -> None:
     assert caught.value.status.tolist() == [0, int(status)]
     if kind == "not convex":
         assert "sample 1: Q is not positive semidefinite" in str(caught.value)
+
+
+def test_an_error_quotes_the_sample_that_failed() -> None:
+    # What is said of the first, that it is only just active, is no reason to fail.
+    p = torch.tensor([[0.0], [-1.0]], dtype=F64)
+    Q = torch.tensor([[[1.0]], [[-1.0]]], dtype=F64)
+    with pytest.raises(FoldError, match="says of sample 1: Q is not positive semidefinite"):
+        QP()(Q, p, upper=0.0)
 
 
 def test_limits_of_the_engines_are_statuses() -> None:
@@ -504,7 +539,7 @@ I2, ONES = torch.eye(2), torch.ones(2)
             ValueError,
             "h holds -inf .h may hold inf",
         ),
-        ((I2.to_sparse(), ONES), TypeError, "Q is sparse .*among dense blocks"),
+        ((I2.to_sparse(), ONES, I2, ONES), TypeError, "G is dense and Q is sparse"),
     ],
 )
 def test_wrong_data(arguments: tuple, error: type[Exception], says: str) -> None:

@@ -211,9 +211,10 @@ class Problem:
         def rows(leaf: Tensor) -> Tensor:
             return leaf.reshape(layout.samples, -1)
 
-        patient = [leaf for leaf in (*x, *params) if batched(leaf)]
-        finite = [torch.isfinite(rows(leaf)).all(-1) for leaf in patient]
-        failed = ~torch.stack(finite).all(0)
+        # A limit may be infinite in a good sample, a solution may not.
+        lost = [~torch.isfinite(rows(leaf)).all(-1) for leaf in x]
+        lost += [torch.isnan(rows(leaf)).any(-1) for leaf in params if batched(leaf)]
+        failed = torch.stack(lost).any(0)
         if self.failed is not None:
             failed = failed | self.failed
         good = (~failed).to(torch.int8).argmax().reshape(1)

@@ -103,7 +103,8 @@ def forward_message(
             "differentiate there. Check those samples' problem data or the solver's limits "
             "(fixed_point: max_iterations, rtol, method, or a step with a smaller step size)."
         )
-    words = [f"sample {i}: {text}" for i, text in enumerate(said) if text]
+    failed = Status.failed(status).tolist()
+    words = [f"sample {i}: {text}" for i, text in enumerate(said) if text and failed[i]]
     if words:
         lines.append(f"The solver says of {words[0]}.")
     lines.append("on_failure='mask' gives failed samples a zero gradient and keeps the others.")

@@ -17,6 +17,8 @@ from foldopt.fold import run
 from foldopt.nn._qp.adjoint import KKT
 from foldopt.nn._qp.forward import solve
 from foldopt.nn._qp.program import Program, benign, program_of, unusable
+from foldopt.nn._qp.sparse.layer import solve_sparse
+from foldopt.nn._qp.sparse.program import any_sparse
 from foldopt.nn._qp.step import Point, update
 from foldopt.step import Step
 
@@ -55,6 +57,10 @@ class QP(nn.Module):
     and one KKT system then gives x and the multipliers to rounding error. Other programs go to the
     engines of :class:`foldopt.solvers.QP`. Backward: the step is the residual of the optimality
     conditions, so that I − Φ is that KKT matrix, whose factors serve every cotangent.
+
+    Sparse: Q, G and A may all be CSR or COO tensors, whose gradients then have the same layout and
+    pattern. An interior-point engine tells which constraints are active, and one sparse
+    factorization of their KKT matrix serves both passes; nothing dense of the size of Q is formed.
 
     Parameters
     ----------
@@ -145,6 +151,10 @@ class QP(nn.Module):
         Each block is the same for all samples, or has the batch shape in front; the gradient of
         one that is shared is the sum over the batch. Computed on the CPU, in float64.
 
+        If one of Q, G and A is sparse, all of them must be: a COO matrix, which all samples share,
+        or a CSR tensor, which may have the batch shape in front. A linear program's Q then has no
+        entries. Their gradients are sparse, with an entry wherever the tensor has one.
+
         Parameters
         ----------
         Q
@@ -172,6 +182,18 @@ class QP(nn.Module):
             If kinds, dtypes or shapes do not fit, or a block holds NaN (with
             ``on_failure="mask"``, NaN in a sample's own data makes that sample NONFINITE).
         """
+        if any_sparse(Q, G, A):
+            given = (Q, p, G, h, A, b, lower, upper)
+            point, seen = solve_sparse(
+                given,
+                regularization=self.regularization,
+                engines=self.engines,
+                on_failure=self.on_failure,
+                certify=self.certify,
+            )
+            if not self.multipliers:
+                return point.x
+            return QPSolution(point.x, solvers.Multipliers(*point[1:]), seen)
         program, batch = program_of(Q, p, G, h, A, b, lower, upper)
         # xᵀQx sees the symmetric part of Q, which so gets the gradient.
         program = program._replace(Q=(program.Q + program.Q.mT) / 2)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from foldopt.linear import Dense, LinearOperator, LinearSolution
 from foldopt.linear._common import finish, norm
+from foldopt.nn._qp.factor import Factor
 from foldopt.nn._qp.forward import Answer
 from foldopt.status import Status
 
@@ -34,17 +35,15 @@ class KKT:
         n = scaled.sizes[0]
         right = b.double().cpu()
         rows = right[..., n:]
-        a, c = right[..., :n], active.gather(rows)
-        u, mu = factor.solve(a, c)
-        # In units in which Q and the rows have size 1. The product with I − Φ itself would be
-        # formed from v and Φv, which cancel where Q is small.
-        given = torch.cat([a, c], -1)
-        residual = (given - torch.cat(factor.product(u, mu), -1)) * factor.units
-        given = given * factor.units
+        given = torch.cat([right[..., :n], active.gather(rows)], -1)
         eps = torch.finfo(b.dtype).eps
-        reach = norm(u) + norm(mu / (factor.units[:, n:] * scaled.size))
-        reach = eps**0.7 * norm(given) + 64 * eps * n**0.5 * reach
-        found = finish(given, u, residual, reach, 1, Status.BREAKDOWN, "KKT")
+        u, mu = factor.solve(given[..., :n], given[..., n:])
+        left, found = _judged(factor, given, u, mu, eps)
+        if not found.solved:
+            # An ill-conditioned Q costs digits, which a second solve for what is left brings back.
+            du, change = factor.solve(left[..., :n], left[..., n:])
+            u, mu = u + du, mu + change
+            left, found = _judged(factor, given, u, mu, eps)
         # A multiplier that is not active is its own equation.
         mu = active.scatter(mu, rows)
         # Where rows depend on one another, that part of b is left which no v can give.
@@ -58,3 +57,19 @@ class KKT:
             found.method,
             not bool(Status.failed(status).any()),
         )
+
+
+def _judged(
+    factor: Factor, given: Tensor, u: Tensor, mu: Tensor, eps: float
+) -> tuple[Tensor, LinearSolution]:
+    """What the KKT matrix leaves of a right-hand side, and what that is worth.
+
+    In units in which Q and the rows have size 1. The product with I − Φ itself would be formed from
+    v and Φv, which cancel where Q is small.
+    """
+    n, units = u.shape[-1], factor.units
+    left = given - torch.cat(factor.product(u, mu), -1)
+    right = given * units
+    reach = norm(u) + norm(mu / (units[:, n:] * factor.scaled.size))
+    reach = eps**0.7 * norm(right) + 64 * eps * n**0.5 * reach
+    return left, finish(right, u, left * units, reach, 1, Status.BREAKDOWN, "KKT")

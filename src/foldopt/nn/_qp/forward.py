@@ -144,8 +144,8 @@ def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
         x, a, c = torch.zeros_like(p), -p, target
     else:
         x, a, c = start, -p - product(start, Q), target - active.gather(times(C, start))
-    none, packed = torch.zeros_like(scaled.low), 0.0
-    for left in reversed(range(_ROUNDS)):  # those after the first take out its rounding errors
+    none, packed, rounds = torch.zeros_like(scaled.low), 0.0, 0
+    while True:  # the rounds after the first take out its rounding errors
         dx, change = factor.solve(a, c)
         x, packed = x + dx, packed + change
         multipliers = active.scatter(packed, none)
@@ -154,10 +154,11 @@ def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
         force = torch.cat([Qx, p, pull], -1).abs().amax(-1, keepdim=True) + 1e-300
         size = scaled.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         off = a.abs().amax(-1, keepdim=True) / force
-        if not left or (
-            float(off.max()) <= _ROUNDING
-            and bool((c.abs() <= _ROUNDING * active.gather(size)).all())
-        ):
+        rounds += 1
+        exact = float(off.max()) <= _ROUNDING
+        if exact and bool((c.abs() <= _ROUNDING * active.gather(size)).all()):
+            break
+        if rounds == _ROUNDS:
             break
         a = -a
     # The optimality conditions, sample by sample.

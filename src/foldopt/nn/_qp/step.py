@@ -46,12 +46,12 @@ def update(
         lam_next = torch.where(active, lam - (matvec(G, x) - torch.where(active, h, 0)), 0)
         gradient = gradient + matvec(G.mT, torch.where(active, lam, 0))
     else:
-        lam_next = lam
+        lam_next = lam + 0  # not lam itself, which a transform may have wrapped
     if nu.shape[-1]:
         gradient = gradient + matvec(A.mT, nu)
         nu_next = nu - (matvec(A, x) - b)
     else:
-        nu_next = nu
+        nu_next = nu + 0
     if mu.shape[-1]:
         fixed = lower == upper
         active = (mu != 0) | fixed
@@ -59,5 +59,5 @@ def update(
         mu_next = torch.where(active, mu - (x - bound), 0)
         gradient = gradient + torch.where(active, mu, 0)
     else:
-        mu_next = mu
+        mu_next = mu + 0
     return Point(x - gradient, lam_next, nu_next, mu_next)

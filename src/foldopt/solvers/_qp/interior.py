@@ -14,6 +14,8 @@ from foldopt.status import Status
 
 __all__ = ["clarabel", "piqp"]
 
+_FILL_IN = 4
+
 
 def piqp(program: Program, limits: Limits, start: Point | None) -> Answer:
     """PIQP: proximal interior point, dense and sparse."""
@@ -27,6 +29,10 @@ def piqp(program: Program, limits: Limits, start: Point | None) -> Answer:
     settings.eps_rel = settings.eps_duality_gap_rel = rtol
     if limits.max_iterations is not None:
         settings.max_iter = limits.max_iterations
+    condensed = getattr(engine, "sparse_ldlt_ineq_cond", None)  # since 0.6
+    if condensed is not None and program.sparse and _thin(program.G):
+        # Q + GᵀDG is about as sparse as Q and G, and a smaller matrix to factor: a tenth faster.
+        settings.kkt_solver = condensed
     bounds = (program.lower, program.upper) if program.bounded else (None, None)
     solver.setup(
         program.hessian(), program.p, program.A, program.b, program.G, None, program.h, *bounds
@@ -42,6 +48,12 @@ def piqp(program: Program, limits: Limits, start: Point | None) -> Answer:
     mu = found.z_bu - found.z_bl if program.bounded else np.zeros(len(program.p))
     point = Point(np.array(found.x), np.array(found.z_u), np.array(found.y), mu)
     return Answer(status, point, verdict.name)
+
+
+def _thin(G: Any) -> bool:
+    """Whether GᵀG has few entries more than G: each row fills in the square of its own number."""
+    entries = np.diff(G.tocsr().indptr).astype(float)
+    return bool((entries**2).sum() <= _FILL_IN * entries.sum())
 
 
 def clarabel(program: Program, limits: Limits, start: Point | None) -> Answer:
