@@ -6,14 +6,17 @@ from foldopt.nn._optimizer import FoldedOptimizer, Options
 from foldopt.nn.f_fdpg import f_fdpg
 from foldopt.nn.f_pgd import f_pgd_a, f_pgd_b
 from foldopt.nn.f_sqp import f_sqp
+from foldopt.nn.nlp import NLP, NLPSolution
 from foldopt.nn.portfolio import Portfolio, PortfolioSolution
 from foldopt.nn.qp import QP, QPSolution
 from foldopt.nn.smooth_top_k import SmoothTopK, TopKSolution
 from foldopt.nn.total_variation import TotalVariation, TotalVariationSolution
 
 __all__ = [
+    "NLP",
     "QP",
     "FoldedOptimizer",
+    "NLPSolution",
     "Options",
     "Portfolio",
     "PortfolioSolution",

@@ -1,0 +1,1 @@
+"""The nonlinear program layer: its functions, its forward pass, and the system of its adjoint."""
