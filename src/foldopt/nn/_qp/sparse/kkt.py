@@ -107,4 +107,9 @@ class System:
 
 
 def _saddle(corner: Any, side: Any) -> Any:
-    return _scipy.sparse.block_array([[corner, side.T], [side, None]], format="csc")
+    """[[corner, sideᵀ], [side, 0]], CSC. From parts in the right format, which SciPy only stacks."""
+    sparse, (r, n) = _scipy.sparse, side.shape
+    left = sparse.vstack([corner.tocsr(), side.tocsr()], format="csr").tocsc()
+    turned = side.T.tocsc()
+    right = sparse.csc_array((turned.data, turned.indices, turned.indptr), shape=(n + r, r))
+    return sparse.hstack([sparse.csc_array(left), right], format="csc")

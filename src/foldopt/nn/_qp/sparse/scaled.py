@@ -46,7 +46,9 @@ class Scaled:
         """Bring a sparse program to its own units; ``bounds``: whether those are rows."""
         n, Q = len(program.p), program.hessian()
         blocks = [program.G, program.A, *([_scipy.sparse.eye(n, format="csr")] if bounds else [])]
-        C: Any = _scipy.sparse.vstack(blocks, format="csr")
+        # Of CSR blocks SciPy stacks the arrays; of others it sorts the entries.
+        rows = [block.tocsr() for block in blocks if block.shape[0]] or [program.G.tocsr()]
+        C: Any = _scipy.sparse.vstack(rows, format="csr")
         low = [np.full(len(program.h), -np.inf), program.b, *([program.lower] if bounds else [])]
         high = [program.h, program.b, *([program.upper] if bounds else [])]
         squares = C.copy()
