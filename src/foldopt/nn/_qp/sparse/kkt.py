@@ -107,7 +107,7 @@ class System:
 
 
 def _saddle(corner: Any, side: Any) -> Any:
-    """[[corner, sideᵀ], [side, 0]], CSC. From parts in the right format, which SciPy only stacks."""
+    """[[corner, sideᵀ], [side, 0]], CSC; SciPy only stacks parts that have the right format."""
     sparse, (r, n) = _scipy.sparse, side.shape
     left = sparse.vstack([corner.tocsr(), side.tocsr()], format="csr").tocsc()
     turned = side.T.tocsc()
