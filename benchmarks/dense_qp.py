@@ -28,7 +28,7 @@ import foldopt as fo
 
 CASES = ((64, 20, 20, 5), (64, 100, 100, 20), (8, 400, 400, 50))
 GPU_CASES = ((1024, 20, 20, 5), (16384, 20, 20, 5), (1024, 100, 100, 20))
-ROUNDS, BUDGET = 30, 40.0  # seconds for one layer and case
+ROUNDS, BUDGET = 30, 15.0  # seconds for one layer and case
 
 Blocks = tuple[Tensor, ...]
 Layer = Callable[..., Tensor]

@@ -6,7 +6,7 @@
 to the signal d. Errors are relative, x against the exact x of foldopt.prox.total_variation, and the
 gradient against the average of the weights over each piece of it. The rivals:
 
-- dQP (C. Magoon et al., arXiv 2410.01878) with PIQP, at 1e-8, and a curvature of 1e-6 on t.
+- dQP (C. Magoon et al., arXiv 2410.06324) with PIQP, at 1e-8, and a curvature of 1e-6 on t.
 - PIQP + LU: PIQP's sparse solver called directly, at 1e-8, and what dQP does then: the rows whose
   slack is below 1e-5 are active, their KKT matrix is factored by SuperLU and solved with once. That
   is a bound from below on the time of dQP, whose package does more around it.

@@ -5,12 +5,12 @@
   batch is corrected to a sum), and cvxpylayers with DIFFCP and with MOREAU.
 - sequence: one long signal, its gradient. PIQP's sparse interface on the same program, and the
   derivative from the KKT system of its active rows by SciPy's sparse LU: the way of dQP (arXiv
-  2410.01973), whose own package is not needed.
+  2410.06324).
 - image: 64 × 64 pixels, anisotropic, with dimensions=2 and as a sparse operator.
 
 Errors are relative, in the 2-norm, to the closed form on the active rows, computed by numpy from a
 solution whose optimality conditions are checked. The worst gradient counts. Methods of one case
-take turns; each cell is the best of several runs.
+take turns on one thread; each cell is the best of several runs.
 
     python benchmarks/total_variation.py [dense|sequence|image]
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from foldopt.nn.total_variation import TotalVariation
 
-BUDGET = 20.0  # seconds for one method of one case
+BUDGET = 8.0  # seconds for one method of one case
 Leaves = tuple[Tensor, ...]
 
 
@@ -349,9 +349,10 @@ def measure(case: Case, console: Console) -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
-    console = Console()
+    console = Console(width=120)
     console.print(machine())
     asked = sys.argv[1:] or ["dense", "sequence", "image"]
     if "dense" in asked:
