@@ -27,7 +27,7 @@ format: .venv/.test
 	touch $@
 
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e ".[experiments,cvxpy,pyepo,gurobi,distributed,dev]"
+	$(PIP) -e ".[experiments,cvxpy,pyepo,grids,gurobi,distributed,docs,dev]"
 	$(PIP) --no-deps qpth  # asks for numpy < 2, and runs with any
 	touch $@ .venv/.demo
 

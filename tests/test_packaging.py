@@ -21,6 +21,7 @@ EXTRAS = {
     "gurobi",
     "distributed",
     "cvxpy",
+    "grids",
     "pyepo",
     "experiments",
     "docs",
@@ -28,7 +29,7 @@ EXTRAS = {
     "all",
 }
 # By `make test`.
-INSTALLED = (None, "experiments", "cvxpy", "pyepo", "gurobi", "distributed", "dev")
+INSTALLED = (None, "experiments", "cvxpy", "pyepo", "grids", "gurobi", "distributed", "docs", "dev")
 
 
 def test_the_package_is_typed() -> None:

@@ -52,8 +52,11 @@ class KKT:
     for each row of a dimension that ``vmap`` adds, in their order.
     """
 
-    def __init__(self, degenerate: Degenerate, damping: float, on_failure: str) -> None:
+    def __init__(
+        self, degenerate: Degenerate, damping: float, on_failure: str, name: str = "nn.NLP"
+    ) -> None:
         self.degenerate, self.damping, self.on_failure = degenerate, damping, on_failure
+        self.name = name  # for messages
         self.answers: list[Answer] = []
 
     def solve(self, operator: LinearOperator, b: Tensor) -> LinearSolution:
@@ -83,7 +86,7 @@ class KKT:
         """Of samples that are not those of the forward pass, as far as can be told."""
         if self.degenerate == "raise" and any(answer.degenerate):
             wanted = [i for i, text in enumerate(answer.degenerate) if text]
-            raise FoldError(_message(wanted, answer))
+            raise FoldError(_message(self.name, wanted, answer))
         return Dense(least_squares=self.degenerate != "raise").solve(operator, b)
 
     def _singled_out(
@@ -97,7 +100,7 @@ class KKT:
             if wanted and self.on_failure == "raise":
                 codes = torch.zeros(right.shape[-2], dtype=torch.int64)
                 codes[wanted] = int(Status.BREAKDOWN)
-                raise FoldError(_message(wanted, answer), codes)
+                raise FoldError(_message(self.name, wanted, answer), codes)
             status[..., wanted] = int(Status.BREAKDOWN)
             return v, status
         damping = self.damping if self.degenerate == "damped" else None
@@ -126,10 +129,10 @@ def _solved(factor: Any, right: Tensor) -> tuple[Tensor, Tensor]:
     return v.to(right), rest.to(right)
 
 
-def _message(wanted: list[int], answer: Answer) -> str:
+def _message(name: str, wanted: list[int], answer: Answer) -> str:
     i = wanted[0]
     return (
-        f"nn.NLP: there is no gradient to give for {len(wanted)} of {len(answer.degenerate)} "
+        f"{name}: there is no gradient to give for {len(wanted)} of {len(answer.degenerate)} "
         f"samples. Sample {i}: {answer.degenerate[i]}. Regularise the program or drop what is "
         "redundant in it; or ask for degenerate='least-squares' or 'damped', which give the "
         "gradient of a nearby model; on_failure='mask' gives these samples a zero gradient and "

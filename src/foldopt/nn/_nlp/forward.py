@@ -94,7 +94,7 @@ def settle(
             parts.append(_sparsely(model, alone, point, limits, pattern))
     samples = 1 if pattern is not None else len(found.status)
     pieces = [
-        _verdict(part, _some(found, slice(i * samples, (i + 1) * samples)))
+        verdict_of(part, _some(found, slice(i * samples, (i + 1) * samples)))
         for i, part in enumerate(parts)
     ]
     device = found.status.device
@@ -134,7 +134,8 @@ def _sparsely(
     return polish(lambda z: sparse_at(model, z, params, full), start, *bounds)
 
 
-def _verdict(part: Polished, found: Found) -> Settled:
+def verdict_of(part: Polished, found: Found) -> Settled:
+    """What a polished answer of some samples comes to."""
     status, messages = found.status.clone().to(part.residual.device), list(found.messages)
     open_to = torch.zeros_like(status, dtype=torch.bool)
     for code in _OPEN:

@@ -1,0 +1,1 @@
+"""AC optimal power flow, learned end to end: arXiv 2312.17394."""
