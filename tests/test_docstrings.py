@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import enum
+import importlib
+import importlib.util
 import inspect
 import itertools
 import re
@@ -37,6 +39,8 @@ ROOMS = {
     "foldopt.nn": nn,
     "foldopt.diagnose": diagnose,
 }
+if importlib.util.find_spec("cvxpy"):  # not made for every Python that we support
+    ROOMS["foldopt.cvxpy"] = importlib.import_module("foldopt.cvxpy")
 PUBLIC = sorted(
     f"{room}.{name}"
     for room, module in ROOMS.items()

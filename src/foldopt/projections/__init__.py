@@ -18,6 +18,7 @@ from __future__ import annotations
 from foldopt.projections._balls import ball, l1_ball, linf_ball
 from foldopt.projections._cones import exponential_cone, second_order_cone
 from foldopt.projections._polyhedral import affine, box, half_space, nonnegative
+from foldopt.projections._power import power_cone
 from foldopt.projections._semidefinite import positive_semidefinite
 from foldopt.projections._simplex import capped_simplex, simplex
 from foldopt.projections._sorting import isotonic, permutahedron
@@ -35,6 +36,7 @@ __all__ = [
     "nonnegative",
     "permutahedron",
     "positive_semidefinite",
+    "power_cone",
     "second_order_cone",
     "simplex",
 ]

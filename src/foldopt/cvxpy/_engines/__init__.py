@@ -1,0 +1,1 @@
+"""Solvers of one cone program: two called directly, all others through CVXPY."""

@@ -1,0 +1,235 @@
+"""The derivative F' of the optimality conditions at a solution, factored once for both passes.
+
+With D = U diag(λ) Uᵀ, see :mod:`~foldopt.cvxpy._spectrum`, and Â = Uᵀ A,
+
+    F' = [P  AᵀD  ]        F' (dx, dv) = (r, t):    P dx + Âᵀu = r,   Â dx − ((1 − λ)/λ) u = Uᵀt,
+         [A  D − I],                                dv = U u + A dx − t,
+
+where u = Uᵀ D dv has entries only where λ > 0. For the transposed matrix, with c + h = U u,
+
+    F'ᵀ (a, c) = (g, h):    P a + Âᵀu = g + Aᵀh,   Â a − ((1 − λ)/λ) u = Uᵀh.
+
+So one symmetric matrix serves both: a KKT matrix, in which λ = 1 is a row that holds. Multiplied by
+√λ, its rows lose their large numbers:
+
+    M = [P     Âᵀ√λ    ]
+        [√λÂ  −(1 − λ)].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from foldopt.cvxpy._program import Program
+from foldopt.cvxpy._spectrum import Spectrum, spectra
+from foldopt.nn._qp.sparse.refine import Shifted, pivoted
+from foldopt.solvers import _scipy
+
+__all__ = ["System", "systems"]
+
+# Up to this size a dense factorization is the faster one whatever the pattern.
+_SMALL = 250
+_FILLED = 0.15
+_LARGE = 6000
+# A matrix whose reciprocal condition is below this counts as singular.
+_SINGULAR = 1e-14
+_CUT = 1e-12
+# From this order of a semidefinite matrix on, products are cheaper than factors.
+_ORDER = 16
+_KRYLOV, _PRODUCTS = 1e-13, 1500
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """F' of one program at one v.
+
+    Attributes
+    ----------
+    program, spectrum
+        See above.
+    """
+
+    program: Program
+    spectrum: Spectrum
+
+    def forward(self, right: np.ndarray) -> np.ndarray:
+        """z with F' z = right, ``(n + m,)`` or ``(n + m, right-hand sides)``."""
+        n = len(self.program.q)
+        r, t = right[:n], right[n:]
+        dx, u = self._solve(r, self.spectrum.rotate(t))
+        return np.concatenate([dx, self.spectrum.back(u) + self.program.A @ dx - t])
+
+    def transposed(self, right: np.ndarray) -> np.ndarray:
+        """z with F'ᵀ z = right."""
+        n = len(self.program.q)
+        g, h = right[:n], right[n:]
+        a, u = self._solve(g + self.program.A.T @ h, self.spectrum.rotate(h))
+        return np.concatenate([a, self.spectrum.back(u) - h])
+
+    def product(self, z: np.ndarray, transposed: bool) -> np.ndarray:
+        """F' z or F'ᵀ z."""
+        P, A, n = self.program.P, self.program.A, len(self.program.q)
+        x, v = z[:n], z[n:]
+        if transposed:
+            Dv = self._D(A @ x + v)
+            return np.concatenate([P @ x + A.T @ v, Dv - v])
+        Dv = self._D(v)
+        return np.concatenate([P @ x + A.T @ Dv, A @ x + Dv - v])
+
+    def fits(self, v: np.ndarray) -> bool:
+        """Whether this is F' at another v too: where all cones are linear, on the same rows."""
+        cones = self.program.cones
+        if cones.rows > cones.linear:
+            return False
+        return bool(np.array_equal(self.spectrum.values[cones.zero :] > 0, v[cones.zero :] > 0))
+
+    def _D(self, h: np.ndarray) -> np.ndarray:  # noqa: N802
+        values = self.spectrum.values.reshape(-1, *[1] * (h.ndim - 1))
+        return self.spectrum.back(values * self.spectrum.rotate(h))
+
+    def _solve(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x and u of the reduced system, t rotated."""
+        kept, root = self._kept, self._root
+        flat = r.reshape(len(r), -1), t.reshape(len(t), -1)
+        if any(len(vectors) >= _ORDER for _, vectors in self.spectrum.matrices):
+            products = self._by_products(*flat)
+            if products is not None:
+                return products[0].reshape(r.shape), products[1].reshape(t.shape)
+        x, w = self._factors(flat[0], root[:, None] * flat[1][kept])
+        u = np.zeros_like(flat[1])
+        u[kept] = root[:, None] * w
+        return x.reshape(r.shape), u.reshape(t.shape)
+
+    @functools.cached_property
+    def _kept(self) -> np.ndarray:
+        return np.flatnonzero(self.spectrum.values > 0)
+
+    @functools.cached_property
+    def _root(self) -> np.ndarray:
+        return np.sqrt(self.spectrum.values[self._kept])
+
+    @functools.cached_property
+    def rows(self) -> Any:
+        """√λÂ, where λ > 0, CSR."""
+        scale = _scipy.sparse.diags(self._root, format="csr")
+        return scale @ self.spectrum.rotated_rows(self.program.A.tocsr())[self._kept]
+
+    @functools.cached_property
+    def _factors(self) -> Any:
+        rows, rest = self.rows, 1 - self.spectrum.values[self._kept]
+        n, r = len(self.program.q), len(rest)
+        filled = (self.program.P.nnz + 2 * rows.nnz + r) / max((n + r) ** 2, 1)
+        if n + r <= _SMALL or (filled > _FILLED and n + r <= _LARGE):
+            return _Dense(self.program.P.toarray(), rows.toarray(), rest)
+        return _Sparse(self.program.P, rows, rest)
+
+    def _by_products(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same system by MINRES, from products with M alone; None: it did not get there.
+
+        The rows of a matrix of order k are k²/2, and full once they are rotated. Their factors cost
+        k⁶, a product k³ (C. C. Paige, M. A. Saunders, SIAM J. Numer. Anal. 12 (1975)).
+        """
+        P, A, turn = self.program.P, self.program.A, self.spectrum
+        n, root, rest = len(r), np.sqrt(turn.values), 1 - turn.values
+
+        def product(z: np.ndarray) -> np.ndarray:
+            x, w = z[:n], z[n:]
+            top = P @ x + A.T @ turn.back(root * w)
+            return np.concatenate([top, root * turn.rotate(A @ x) - rest * w])
+
+        size = n + len(t)
+        linalg: Any = _scipy.sparse_linalg
+        M = linalg.LinearOperator((size, size), matvec=product, dtype=np.float64)
+        right, found = np.concatenate([r, root[:, None] * t]), np.empty((size, r.shape[1]))
+        for j in range(r.shape[1]):
+            z, _ = linalg.minres(M, right[:, j], rtol=_KRYLOV, maxiter=_PRODUCTS)
+            left = np.linalg.norm(right[:, j] - product(z))
+            if not left <= 100 * _KRYLOV * (np.linalg.norm(right[:, j]) + np.linalg.norm(z)):
+                return None
+            found[:, j] = z
+        return found[:n], root[:, None] * found[n:]
+
+
+def systems(programs: list[Program], v: list[np.ndarray]) -> list[System]:
+    """F' of some programs of one kind, each at its v."""
+    if not programs:
+        return []
+    return list(map(System, programs, spectra(programs[0].cones, np.stack(v))))
+
+
+class _Dense:
+    """M dense. Rows with 1 − λ ≥ ½ are eliminated first, which makes it smaller."""
+
+    def __init__(self, P: np.ndarray, rows: np.ndarray, rest: np.ndarray) -> None:
+        self.weak = rest >= 0.5
+        self.rows, self.rest = rows, rest
+        W = rows[self.weak]
+        if len(W):
+            P = P + (W.T / rest[self.weak]) @ W
+        held = rows[~self.weak]
+        self.n = len(P)
+        M = np.zeros((self.n + len(held),) * 2)
+        M[: self.n, : self.n] = P
+        M[self.n :, : self.n], M[: self.n, self.n :] = held, held.T
+        M[np.arange(self.n, len(M)), np.arange(self.n, len(M))] = -rest[~self.weak]
+        self.scale = 1 / np.sqrt(np.maximum(np.abs(M).max(axis=1, initial=0.0), 1e-300))
+        self.scale[np.abs(M).max(axis=1, initial=0.0) == 0] = 1.0
+        self.M = M * self.scale[:, None] * self.scale
+        lapack: Any = _scipy.linalg.lapack
+        size = np.abs(self.M).sum(axis=0).max(initial=0.0)
+        self.lu, self.pivots, info = lapack.dgetrf(self.M)
+        known = lapack.dgecon(self.lu, size)[0] if info == 0 and len(M) else 0.0
+        self.eigen = None if known > _SINGULAR or not len(M) else np.linalg.eigh(self.M)
+
+    def __call__(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        W, weak = self.rows[self.weak], self.weak
+        # w of an eliminated row is (row x − t)/(1 − λ).
+        over = t[weak] / self.rest[weak][:, None]
+        right = np.concatenate([r + W.T @ over, t[~weak]]) * self.scale[:, None]
+        found = self._once(right)
+        found = found + self._once(right - self.M @ found)
+        found = found * self.scale[:, None]
+        x, w = found[: self.n], np.empty_like(t)
+        w[~weak] = found[self.n :]
+        w[weak] = (W @ x) / self.rest[weak][:, None] - over
+        return x, w
+
+    def _once(self, right: np.ndarray) -> np.ndarray:
+        if not len(right):
+            return right
+        if self.eigen is None:
+            lapack: Any = _scipy.linalg.lapack
+            return lapack.dgetrs(self.lu, self.pivots, right)[0]
+        values, vectors = self.eigen
+        large = np.abs(values) > _CUT * np.abs(values).max(initial=0.0)
+        inverse = np.where(large, 1 / np.where(large, values, 1), 0)
+        return vectors @ (inverse[:, None] * (vectors.T @ right))
+
+
+class _Sparse:
+    """M sparse: quasi-definite once it is shifted a little, which refinement takes out again."""
+
+    def __init__(self, P: Any, rows: Any, rest: np.ndarray) -> None:
+        corner = _scipy.sparse.diags(-rest, format="csc")
+        M = _scipy.sparse.block_array([[P, rows.T], [rows, corner]], format="csc")
+        self.n = P.shape[0]
+        self.shifted = Shifted.of(M, self.n)
+        self._second: list[Shifted | None] = []
+
+    def __call__(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        right = np.ascontiguousarray(np.concatenate([r, t]))
+        found = self.shifted.solve(right)
+        if not found.solved.all():
+            if not self._second:
+                self._second = [pivoted(self.shifted)]
+            if self._second[0] is not None:
+                found = self._second[0].solve(right)
+        if not found.solved.all():
+            # What is left is what M cannot give; its share of the solution is not wanted.
+            left = found.residual * ~found.solved
+            found = self.shifted.solve(right - left)
+        return found.value[: self.n], found.value[self.n :]
