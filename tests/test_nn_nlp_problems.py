@@ -134,7 +134,7 @@ def test_the_example_of_sipopt(solver: str) -> None:
     assert guess[2] < 0
 
 
-# -- small programs with closed forms, as DiffOpt.jl's documentation has them ------------
+# -- small programs with closed forms; the first three are from DiffOpt.jl's documentation ---
 
 
 def test_a_constraint_with_params_on_both_sides() -> None:
@@ -150,6 +150,41 @@ def test_a_constraint_with_params_on_both_sides() -> None:
         grads = torch.autograd.grad(mine.sum(), (p, q), retain_graph=True)
         expected = torch.autograd.grad(exact.sum(), (p, q), retain_graph=True)
         assert torch.allclose(torch.stack(grads), torch.stack(expected), atol=1e-8)
+
+
+def test_the_directions_and_the_objective_of_diffopt() -> None:
+    """The same program, with the directions of DiffOpt.jl's usage page; its objective's slope."""
+    layer = NLP(lambda x, p, q: x[0] ** 4, lambda x, p, q: 3 * p - q * x[0], n=1, batch_dims=0)
+    p, q = torch.tensor(2.0, dtype=F64), torch.tensor(6.0, dtype=F64)
+    along_q = (torch.zeros_like(p), torch.full_like(q, 10.0))
+    x, moved, *_ = torch.func.jvp(lambda p, q: layer(p, q)[0], (p, q), along_q)
+    assert float(x) == pytest.approx(1.0, abs=1e-12)
+    assert float(moved) == pytest.approx(-10 * 3 * 2 / 36, abs=1e-9)
+    p.requires_grad_()
+    q.requires_grad_()
+    by_p, by_q = torch.autograd.grad(layer(p, q)[0] ** 4, (p, q))
+    assert float(by_p) == pytest.approx(4 * 3 / 6, abs=1e-9)
+    assert float(by_q) == pytest.approx(-4 * 3 * 2 / 36, abs=1e-9)
+
+
+@pytest.mark.parametrize(("demand", "marginal"), [(5.0, 0), (25.0, 1), (45.0, 2), (70.0, 3)])
+def test_thermal_dispatch(demand: float, marginal: int) -> None:
+    """DiffOpt.jl's dispatch: cheap stations first, and the last one in use follows the demand."""
+    costs = torch.tensor([1.0, 3.0, 5.0, 10.0], dtype=F64)  # the last is demand not served
+    layer = NLP(
+        lambda g, d: costs.to(g) @ g, None, lambda g, d: g.sum() - d,
+        (torch.zeros(4), torch.tensor([10.0, 20.0, 30.0, torch.inf])),
+        batch_dims=0, multipliers=True,
+    )  # fmt: skip
+    d = torch.tensor(demand, dtype=F64, requires_grad=True)
+    found = layer(d)
+    left = demand - torch.tensor([0.0, 10.0, 30.0, 60.0], dtype=F64)
+    most = torch.tensor([10.0, 20.0, 30.0, torch.inf], dtype=F64)
+    assert torch.allclose(found.x, torch.minimum(left.clamp_min(0), most), atol=1e-9)
+    nu = float(found.multipliers.equality[0].detach())
+    assert nu == pytest.approx(-float(costs[marginal]), abs=1e-8)
+    follows = [float(torch.autograd.grad(g, d, retain_graph=True)[0]) for g in found.x]
+    assert follows == pytest.approx([float(i == marginal) for i in range(4)], abs=1e-9)
 
 
 def test_a_nonconvex_objective_with_an_equality() -> None:
