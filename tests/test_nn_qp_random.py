@@ -12,7 +12,7 @@ from torch import Tensor
 
 import foldopt as fo
 from foldopt.nn import QP
-from foldopt.nn._qp.forward import WEAK
+from foldopt.nn._messages import WEAK
 
 F64 = torch.float64
 EXAMPLES, BATCH = 130, 16

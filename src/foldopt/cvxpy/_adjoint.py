@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foldopt.cvxpy._forward import Sample
 from foldopt.linear import Dense, LinearOperator, LinearSolution
-from foldopt.linear._common import finish
+from foldopt.linear._common import excused, finish
 from foldopt.status import FoldError, Status
 
 __all__ = ["ConeKKT"]
@@ -71,14 +71,4 @@ class ConeKKT:
         eps, norm = torch.finfo(b.dtype).eps, torch.linalg.vector_norm
         reach = eps**0.6 * norm(g, dim=-1) + 64 * eps * b.shape[-1] ** 0.5 * norm(v, dim=-1)
         found = finish(g, v, r, reach, 1, Status.BREAKDOWN, "cone KKT")
-        # Where constraints depend on one another, that part of b is left which no v can give.
-        excused = torch.from_numpy(least).reshape(b.shape[:-1]) & Status.failed(found.status)
-        status = torch.where(excused, int(Status.LEAST_SQUARES), found.status)
-        return LinearSolution(
-            v.to(b),
-            status.to(b.device),
-            found.iterations.to(b.device),
-            found.residual.to(b),
-            found.method,
-            not bool(Status.failed(status).any()),
-        )
+        return excused(found, v, torch.from_numpy(least).reshape(b.shape[:-1]), b)

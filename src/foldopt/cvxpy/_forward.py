@@ -14,11 +14,11 @@ from foldopt.cvxpy._engines.choose import Engine
 from foldopt.cvxpy._polish import Polished, polished
 from foldopt.cvxpy._program import Answer, Program
 from foldopt.cvxpy._system import System, systems
+from foldopt.nn._messages import WEAK
 from foldopt.status import Status
 
 __all__ = ["Sample", "solve"]
 
-WEAK = "a constraint is only just active: the derivative is one element of the generalized Jacobian"
 # The optimality conditions hold, relative to the size of their terms: well enough for a derivative;
 # roughly.
 _GOOD, _POOR = 1e-9, 1e-6

@@ -148,6 +148,24 @@ def finish(
     return LinearSolution(v, status, iterations, relative, method, False)
 
 
+def excused(found: LinearSolution, value: Tensor, least: Tensor, like: Tensor) -> LinearSolution:
+    """``found`` with ``value``, dtype and device of ``like``, and some failures explained.
+
+    Where ``least`` says that constraints depend on one another, that part of the right-hand side is
+    left which no v can give: LEAST_SQUARES.
+    """
+    known = least & Status.failed(found.status)
+    status = torch.where(known, int(Status.LEAST_SQUARES), found.status)
+    return LinearSolution(
+        value.to(like),
+        status.to(like.device),
+        found.iterations.to(like.device),
+        found.residual.to(like),
+        found.method,
+        not bool(Status.failed(status).any()),
+    )
+
+
 def positive(**values: float | None) -> None:
     """Raise unless every given option is a number above zero (None: not given)."""
     for name, value in values.items():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from foldopt import solvers
+from foldopt.nn._messages import WEAK
 from foldopt.nn._portfolio import interior_points
 from foldopt.nn._portfolio.kkt import Active, Factor, factored, polished
 from foldopt.nn._portfolio.path import critical_line
@@ -29,7 +30,6 @@ _TOLERANCE = 1e-9
 _ROUNDING = 1e-12
 _DEFINITE = 1e-10
 
-WEAK = "a constraint is only just active: the derivative is one element of the generalized Jacobian"
 FLAT = "the portfolio is not unique: other weights are as good, and it has no derivative"
 
 

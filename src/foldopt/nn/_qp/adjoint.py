@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foldopt.linear import Dense, LinearOperator, LinearSolution
-from foldopt.linear._common import finish, norm
+from foldopt.linear._common import excused, finish, norm
 from foldopt.nn._qp.factor import Factor
 from foldopt.nn._qp.forward import Answer
 from foldopt.status import Status
@@ -46,17 +46,7 @@ class KKT:
             left, found = _judged(factor, given, u, mu, eps)
         # A multiplier that is not active is its own equation.
         mu = active.scatter(mu, rows)
-        # Where rows depend on one another, that part of b is left which no v can give.
-        least = factor.least & Status.failed(found.status)
-        status = torch.where(least, int(Status.LEAST_SQUARES), found.status)
-        return LinearSolution(
-            torch.cat([u, mu], -1).to(b),
-            status.to(b.device),
-            found.iterations.to(b.device),
-            found.residual.to(b),
-            found.method,
-            not bool(Status.failed(status).any()),
-        )
+        return excused(found, torch.cat([u, mu], -1), factor.least, b)
 
 
 def _judged(

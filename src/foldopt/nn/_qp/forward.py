@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foldopt import solvers
+from foldopt.nn._messages import NOT_CONVEX, WEAK
 from foldopt.nn._qp.factor import Factor, active_rows, factored
 from foldopt.nn._qp.program import Program
 from foldopt.nn._qp.scaled import Scaled, product, times
@@ -31,8 +32,6 @@ _TOLERANCE = 1e-9
 # What rounding leaves in the residual of a linear system, and how often it is solved for less.
 _ROUNDING = 32 * torch.finfo(torch.float64).eps
 _ROUNDS = 2
-
-WEAK = "a constraint is only just active: the derivative is one element of the generalized Jacobian"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _ask(
     convex = _convex(scaled, where)
     for sample in where[~convex].tolist():
         status[sample] = int(Status.FAILED)
-        said[sample] = "Q is not positive semidefinite: the program is not convex"
+        said[sample] = NOT_CONVEX
     where = where[convex]
     if not len(where):
         return sides, start, status

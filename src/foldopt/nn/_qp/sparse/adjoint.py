@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from foldopt.linear import LinearOperator, LinearSolution
-from foldopt.linear._common import finish
+from foldopt.linear._common import excused, finish
 from foldopt.nn._qp.sparse.active import Found
 from foldopt.nn._qp.sparse.forward import Sample
 from foldopt.nn._qp.sparse.scaled import Scaled
@@ -58,17 +58,7 @@ class SparseKKT:
         eps, norm = torch.finfo(b.dtype).eps, torch.linalg.vector_norm
         reach = eps**0.7 * norm(g, dim=-1) + 64 * eps * b.shape[-1] ** 0.5 * norm(v, dim=-1)
         found = finish(g, v, r, reach, 1, Status.BREAKDOWN, "sparse KKT")
-        # Where rows depend on one another, that part of b is left which no v can give.
-        excused = torch.from_numpy(least).reshape(b.shape[:-1]) & Status.failed(found.status)
-        status = torch.where(excused, int(Status.LEAST_SQUARES), found.status)
-        return LinearSolution(
-            v.to(b),
-            status.to(b.device),
-            found.iterations.to(b.device),
-            found.residual.to(b),
-            found.method,
-            not bool(Status.failed(status).any()),
-        )
+        return excused(found, v, torch.from_numpy(least).reshape(b.shape[:-1]), b)
 
 
 def _solved(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foldopt import solvers
+from foldopt.nn._messages import NOT_CONVEX, WEAK
 from foldopt.nn._qp.sparse.active import Found, exact, guessed
 from foldopt.nn._qp.sparse.matrix import Pattern
 from foldopt.nn._qp.sparse.program import Params
@@ -27,12 +28,10 @@ from foldopt.status import Status
 
 __all__ = ["Sample", "solve"]
 
-WEAK = "a constraint is only just active: the derivative is one element of the generalized Jacobian"
 UNCLEAR = (
     "the optimality conditions hold to the engine's accuracy only: which constraints are active "
     "is a guess"
 )
-NOT_CONVEX = "Q is not positive semidefinite: the program is not convex"
 # At this accuracy the active rows are clear, mostly; the rest of the digits comes from them. An
 # iteration more of the engine costs far less than a factorization that shows a wrong row: at 1e-8 a
 # total variation of 1e6 places had one.
