@@ -11,7 +11,7 @@ test: .venv/.test
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/pyright
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto
 
 format: .venv/.test
 	.venv/bin/ruff format .
