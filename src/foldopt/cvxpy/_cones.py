@@ -93,6 +93,11 @@ class Cones:
         found.append(Group("power", three, self.power))
         return tuple(group for group in found if group.rows.size)
 
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of cones that are there."""
+        return {group.kind for group in self.groups}
+
     def __post_init__(self) -> None:
         # Tensors are made here, and not when they are first used: that may be inside a transform of
         # torch.func, which they may not outlive.

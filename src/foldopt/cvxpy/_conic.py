@@ -19,6 +19,7 @@ from foldopt.cvxpy._canonical import Canonical
 from foldopt.cvxpy._cones import Cones
 from foldopt.cvxpy._engines.choose import Engine
 from foldopt.cvxpy._forward import solve
+from foldopt.cvxpy._layout import layout
 from foldopt.cvxpy._program import Program
 from foldopt.cvxpy._step import Point, Update, units
 from foldopt.fold import run
@@ -33,6 +34,7 @@ class Conic:
 
     def __init__(self, form: Canonical, on_failure: OnFailure, certify: Certify) -> None:
         self._form = form
+        self.layout = layout(form)
         self.on_failure: OnFailure = on_failure
         self.certify = certify
         self._updates: dict[torch.device, Update] = {}
@@ -117,7 +119,7 @@ class Conic:
             csc = _scipy.sparse.csc_matrix
             P = csc((c * P, *form.P_at), shape=(n, n))
             A = csc((E[form.A_at[0]] * A, *form.A_at), shape=(m, n))
-            made.append(Program(P, c * q_, A, E * b_, form.cones))
+            made.append(Program(P, c * q_, A, E * b_, form.cones, self.layout))
         return made
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from foldopt.cvxpy._cones import Cones
+from foldopt.cvxpy._layout import Layout
+from foldopt.cvxpy._parts import Parts, parts
+from foldopt.cvxpy._smoothing import SMOOTH, Eigen
 
-__all__ = ["Answer", "Program", "Residual", "balanced", "residuals"]
+__all__ = ["SMALL", "Answer", "Program", "Residual", "balanced", "residuals"]
+
+# Up to this size (variables and rows) matrices are dense.
+SMALL = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Program:
         ``(n,)`` and ``(m,)``.
     cones
         K.
+    layout
+        Which of its variables are semidefinite matrices; None: it is not of that form.
     """
 
     P: Any
@@ -32,9 +41,31 @@ class Program:
     A: Any
     b: np.ndarray
     cones: Cones
+    layout: Layout | None = None
+
+    @functools.cached_property
+    def operators(self) -> tuple[Any, Any, Any]:
+        """P, A and Aᵀ for products: dense where they are small, sparse elsewhere."""
+        P, A = self.P, self.A
+        if self.small:
+            P, A = P.toarray(), A.toarray()
+        return P, A, A.T
+
+    @property
+    def small(self) -> bool:
+        """Whether dense matrices are the faster ones whatever the pattern."""
+        return sum(self.A.shape) <= SMALL
+
+    @functools.cached_property
+    def parts(self) -> Parts | None:
+        """The program taken apart, if its matrices are variables."""
+        return parts(self.P, self.A, self.layout, self.cones.semidefinite)
 
     def project(self, v: np.ndarray) -> np.ndarray:
         """The point of K* next to v."""
+        if self.parts is not None and not self.cones.kinds - SMOOTH:
+            points = [Eigen.of(self.cones, one).smoothed(0.0)[0] for one in np.atleast_2d(v)]
+            return np.stack(points).reshape(v.shape)
         with torch.no_grad():
             return self.cones.project(torch.from_numpy(v)).numpy()
 
@@ -64,7 +95,8 @@ def residuals(programs: list[Program], x: list[np.ndarray], v: list[np.ndarray])
 
 
 def _residual(program: Program, x: np.ndarray, v: np.ndarray, y: np.ndarray) -> Residual:
-    Px, pull, Ax = program.P @ x, program.A.T @ y, program.A @ x
+    P, A, transposed = program.operators
+    Px, pull, Ax = P @ x, transposed @ y, A @ x
     first, second = Px + program.q + pull, Ax + (y - v) - program.b
     sizes = (
         1 + max(_size(Px), _size(program.q), _size(pull)),

@@ -20,7 +20,7 @@ from torch import Tensor
 from foldopt import solvers
 from foldopt.cvxpy._canonical import Canonical
 
-__all__ = ["Blocks", "Quadratic", "quadratic"]
+__all__ = ["Blocks", "Quadratic", "defined", "places", "quadratic"]
 
 # Beyond, or with fewer entries than this share, sparse factorizations are the faster ones.
 _LARGEST, _FILLED, _SMALL = 600, 0.03, 60
@@ -124,9 +124,9 @@ def quadratic(form: Canonical) -> Quadratic | None:
     n = len(form.q.constant)
     if cones.rows > cones.linear or not n:
         return None
-    A_row, A_column = _places(form.A_at)
-    P_row, P_column = _places(form.P_at)
-    t, rows, a = _defined(form, A_row, A_column, P_row, P_column)
+    A_row, A_column = places(form.A_at)
+    P_row, P_column = places(form.P_at)
+    t, rows, a = defined(form, A_row, A_column, P_row, P_column)
     left = np.ones(n, dtype=bool)
     left[t] = False
     x = np.flatnonzero(left)
@@ -158,7 +158,7 @@ def quadratic(form: Canonical) -> Quadratic | None:
     )
 
 
-def _defined(
+def defined(
     form: Canonical,
     A_row: np.ndarray,
     A_column: np.ndarray,
@@ -184,7 +184,7 @@ def _defined(
     return A_column[chosen], rows, value[chosen]
 
 
-def _places(at: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def places(at: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     rows, starts = at
     return np.asarray(rows), np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 

@@ -24,23 +24,22 @@ from typing import Any
 
 import numpy as np
 
-from foldopt.cvxpy._program import Program
+from foldopt.cvxpy._layout import ORDER
+from foldopt.cvxpy._program import SMALL, Program
 from foldopt.cvxpy._spectrum import Spectrum, spectra
+from foldopt.cvxpy._split import Split, split
 from foldopt.nn._qp.sparse.refine import Shifted, pivoted
 from foldopt.solvers import _scipy
 
 __all__ = ["System", "systems"]
 
-# Up to this size a dense factorization is the faster one whatever the pattern.
-_SMALL = 250
+# From this share of entries on, and up to this size, a dense factorization is the faster one.
 _FILLED = 0.15
 _LARGE = 6000
 # A matrix whose reciprocal condition is below this counts as singular.
 _SINGULAR = 1e-14
 _CUT = 1e-12
-# From this order of a semidefinite matrix on, products are cheaper than factors.
-_ORDER = 16
-_KRYLOV, _PRODUCTS = 1e-13, 1500
+_KRYLOV, _PRODUCTS, _REFINEMENTS = 1e-13, 1500, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,27 +57,37 @@ class System:
 
     def forward(self, right: np.ndarray) -> np.ndarray:
         """z with F' z = right, ``(n + m,)`` or ``(n + m, right-hand sides)``."""
-        n = len(self.program.q)
+        n, A = len(self.program.q), self.program.operators[1]
         r, t = right[:n], right[n:]
         dx, u = self._solve(r, self.spectrum.rotate(t))
-        return np.concatenate([dx, self.spectrum.back(u) + self.program.A @ dx - t])
+        return np.concatenate([dx, self.spectrum.back(u) + A @ dx - t])
+
+    def roughly(self, right: np.ndarray) -> np.ndarray | None:
+        """z with F' z = right but for rounding; None: it takes more than one small system."""
+        if self._split is None:
+            return None
+        n, root = len(self.program.q), np.sqrt(self.spectrum.values)[:, None]
+        r, t = right[:n, None], right[n:, None]
+        dx, w = self._split(r, root * self.spectrum.rotate(t))
+        A = self.program.operators[1]
+        return np.concatenate([dx, self.spectrum.back(root * w) + A @ dx - t])[:, 0]
 
     def transposed(self, right: np.ndarray) -> np.ndarray:
         """z with F'ᵀ z = right."""
-        n = len(self.program.q)
+        n, transposed = len(self.program.q), self.program.operators[2]
         g, h = right[:n], right[n:]
-        a, u = self._solve(g + self.program.A.T @ h, self.spectrum.rotate(h))
+        a, u = self._solve(g + transposed @ h, self.spectrum.rotate(h))
         return np.concatenate([a, self.spectrum.back(u) - h])
 
     def product(self, z: np.ndarray, transposed: bool) -> np.ndarray:
         """F' z or F'ᵀ z."""
-        P, A, n = self.program.P, self.program.A, len(self.program.q)
+        (P, A, pull), n = self.program.operators, len(self.program.q)
         x, v = z[:n], z[n:]
         if transposed:
             Dv = self._D(A @ x + v)
-            return np.concatenate([P @ x + A.T @ v, Dv - v])
+            return np.concatenate([P @ x + pull @ v, Dv - v])
         Dv = self._D(v)
-        return np.concatenate([P @ x + A.T @ Dv, A @ x + Dv - v])
+        return np.concatenate([P @ x + pull @ Dv, A @ x + Dv - v])
 
     def fits(self, v: np.ndarray) -> bool:
         """Whether this is F' at another v too: where all cones are linear, on the same rows."""
@@ -95,8 +104,8 @@ class System:
         """x and u of the reduced system, t rotated."""
         kept, root = self._kept, self._root
         flat = r.reshape(len(r), -1), t.reshape(len(t), -1)
-        if any(len(vectors) >= _ORDER for _, vectors in self.spectrum.matrices):
-            products = self._by_products(*flat)
+        if any(len(vectors) >= ORDER for _, vectors in self.spectrum.matrices):
+            products = self._by_split(*flat) or self._by_products(*flat)
             if products is not None:
                 return products[0].reshape(r.shape), products[1].reshape(t.shape)
         x, w = self._factors(flat[0], root[:, None] * flat[1][kept])
@@ -120,12 +129,47 @@ class System:
 
     @functools.cached_property
     def _factors(self) -> Any:
-        rows, rest = self.rows, 1 - self.spectrum.values[self._kept]
+        rest = 1 - self.spectrum.values[self._kept]
+        if self.program.small:
+            P, A, _ = self.program.operators
+            return _Dense(P, self._root[:, None] * self.spectrum.rotate(A)[self._kept], rest)
+        rows = self.rows
         n, r = len(self.program.q), len(rest)
         filled = (self.program.P.nnz + 2 * rows.nnz + r) / max((n + r) ** 2, 1)
-        if n + r <= _SMALL or (filled > _FILLED and n + r <= _LARGE):
+        if n + r <= SMALL or (filled > _FILLED and n + r <= _LARGE):
             return _Dense(self.program.P.toarray(), rows.toarray(), rest)
         return _Sparse(self.program.P, rows, rest)
+
+    def _reduced(self, z: np.ndarray) -> np.ndarray:
+        """M z, with rows also where λ = 0."""
+        (P, A, pull), turn, n = self.program.operators, self.spectrum, len(self.program.q)
+        x, w = z[:n], z[n:]
+        values = turn.values.reshape(-1, *[1] * (z.ndim - 1))
+        root = np.sqrt(values)
+        top = P @ x + pull @ turn.back(root * w)
+        return np.concatenate([top, root * turn.rotate(A @ x) - (1 - values) * w])
+
+    @functools.cached_property
+    def _split(self) -> Split | None:
+        return split(self.program.parts, self.spectrum)
+
+    def _by_split(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same system by a small one, where matrices are variables; None: they are not."""
+        if self._split is None:
+            return None
+        n, root = len(r), np.sqrt(self.spectrum.values)[:, None]
+        right = np.concatenate([r, root * t])
+        found, rest = np.zeros_like(right), right
+        for _ in range(_REFINEMENTS):
+            found = found + np.concatenate(self._split(rest[:n], rest[n:]))
+            rest = right - self._reduced(found)
+            if self._solved(right, found, rest):
+                return found[:n], root * found[n:]
+        return None
+
+    def _solved(self, right: np.ndarray, found: np.ndarray, rest: np.ndarray) -> bool:
+        size, given, left = (np.linalg.norm(part, axis=0) for part in (found, right, rest))
+        return bool((left <= 100 * _KRYLOV * (given + size)).all())
 
     def _by_products(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """The same system by MINRES, from products with M alone; None: it did not get there.
@@ -133,22 +177,14 @@ class System:
         The rows of a matrix of order k are k²/2, and full once they are rotated. Their factors cost
         k⁶, a product k³ (C. C. Paige, M. A. Saunders, SIAM J. Numer. Anal. 12 (1975)).
         """
-        P, A, turn = self.program.P, self.program.A, self.spectrum
-        n, root, rest = len(r), np.sqrt(turn.values), 1 - turn.values
-
-        def product(z: np.ndarray) -> np.ndarray:
-            x, w = z[:n], z[n:]
-            top = P @ x + A.T @ turn.back(root * w)
-            return np.concatenate([top, root * turn.rotate(A @ x) - rest * w])
-
+        n, root = len(r), np.sqrt(self.spectrum.values)
         size = n + len(t)
         linalg: Any = _scipy.sparse_linalg
-        M = linalg.LinearOperator((size, size), matvec=product, dtype=np.float64)
+        M = linalg.LinearOperator((size, size), matvec=self._reduced, dtype=np.float64)
         right, found = np.concatenate([r, root[:, None] * t]), np.empty((size, r.shape[1]))
         for j in range(r.shape[1]):
             z, _ = linalg.minres(M, right[:, j], rtol=_KRYLOV, maxiter=_PRODUCTS)
-            left = np.linalg.norm(right[:, j] - product(z))
-            if not left <= 100 * _KRYLOV * (np.linalg.norm(right[:, j]) + np.linalg.norm(z)):
+            if not self._solved(right[:, j], z, right[:, j] - self._reduced(z)):
                 return None
             found[:, j] = z
         return found[:n], root[:, None] * found[n:]

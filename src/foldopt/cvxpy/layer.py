@@ -129,11 +129,11 @@ class CvxpyLayer(nn.Module):
     >>> x, c = cp.Variable(2), cp.Parameter(2)
     >>> nearest = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [cp.sum(x) <= 1])
     >>> layer = CvxpyLayer(nearest, parameters=[c], variables=[x])
-    >>> value = torch.tensor([[2.0, 1.0], [0.5, 0.0]], requires_grad=True)
+    >>> value = torch.tensor([[2.0, 1.5], [0.5, 0.25]], requires_grad=True)
     >>> (solution,) = layer(value)
     >>> solution.detach()
-    tensor([[1.0000, 0.0000],
-            [0.5000, 0.0000]])
+    tensor([[0.7500, 0.2500],
+            [0.5000, 0.2500]])
     >>> torch.autograd.grad(solution[:, 0].sum(), value)[0] + 0.0
     tensor([[ 0.5000, -0.5000],
             [ 1.0000,  0.0000]])
@@ -236,7 +236,7 @@ class CvxpyLayer(nn.Module):
 
     def _engine(self, options: dict[str, Any]) -> Engine:
         if self._asked is None and not options:
-            return default_engine(max(self._form.cones.semidefinite, default=0), self.verbose)
+            return default_engine(self._form.cones, self._conic.layout, self.verbose)
         return engine_of(self.solver, options, self.verbose)
 
     def _refuse_nan(self, params: tuple[Tensor, ...]) -> None:

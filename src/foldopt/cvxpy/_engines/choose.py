@@ -9,15 +9,20 @@ from typing import Any
 import cvxpy as cp
 from cvxpy.error import SolverError
 
+from foldopt.cvxpy._cones import Cones
 from foldopt.cvxpy._engines.clarabel import solve_clarabel
 from foldopt.cvxpy._engines.others import solve_by_cvxpy
 from foldopt.cvxpy._engines.scs import solve_scs
+from foldopt.cvxpy._engines.smoothing import solve_smoothed
+from foldopt.cvxpy._layout import Layout
 from foldopt.cvxpy._program import Answer, Program
+from foldopt.cvxpy._smoothing import SMOOTH
 
 __all__ = ["Engine", "checked_name", "default_engine", "engine_of"]
 
 Start = Any
-_ORDER = 20
+# The order of matrices from which on operator splitting is faster.
+_SPLITTING = 20
 _OF_DIFFCP = ("mode", "n_jobs_forward", "n_jobs_backward", "warm_starts")
 
 
@@ -73,17 +78,21 @@ def checked_name(solver: Any) -> str:
     return name
 
 
-def default_engine(largest: int, verbose: bool) -> Engine:
-    """Clarabel; but first SCS where a matrix of the order ``largest`` is semidefinite.
+def default_engine(cones: Cones, layout: Layout | None, verbose: bool) -> Engine:
+    """Clarabel; but first what is faster where a matrix of some order is semidefinite.
 
-    An iteration of interior points costs k⁶ then, one of operator splitting k³, and Newton's method
-    needs but a few digits to begin with.
+    An iteration of interior points costs k⁶ then. Where the matrices are themselves variables,
+    Newton's method on smoothed conditions takes ten small systems; elsewhere an iteration of SCS
+    costs k³, and the polish needs but a few digits to begin with.
     """
-    clarabel = engine_of("CLARABEL", {}, verbose)
-    if largest < _ORDER:
-        return clarabel
-    few = {"eps": 1e-6, "max_iters": 3000}
-    return dataclasses.replace(engine_of("SCS", few, verbose), second=clarabel)
+    clarabel, largest = engine_of("CLARABEL", {}, verbose), max(cones.semidefinite, default=0)
+    first = clarabel
+    if largest >= _SPLITTING:
+        few = {"eps": 1e-6, "max_iters": 3000}
+        first = dataclasses.replace(engine_of("SCS", few, verbose), second=clarabel)
+    if layout is None or cones.kinds - SMOOTH:
+        return first
+    return Engine("smoothing", solve_smoothed, {}, verbose, threads=False, second=first)
 
 
 def engine_of(name: str, options: dict[str, Any], verbose: bool) -> Engine:
