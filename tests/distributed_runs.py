@@ -105,6 +105,7 @@ def train(rank: int, size: int, folder: str) -> None:
     model = nn.parallel.DistributedDataParallel(Model())
     found = gradients(model, data().chunk(size)[rank])
     torch.save(found, pathlib.Path(folder) / f"{rank}.pt")
+    del model  # one that outlives its process group may wait for gloo's thread for ever
     torch.distributed.destroy_process_group()
 
 

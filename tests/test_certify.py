@@ -249,6 +249,12 @@ def test_the_solvers_own_status() -> None:
     numpy_codes(leaf())
 
 
+def test_a_status_for_another_batch() -> None:
+    folded = fo.folded(newton_root)(lambda c: fo.Solution(c.sqrt(), [0, 0]))
+    with pytest.raises(ValueError, match=r"status has shape \(2,\), and x has batch shape \(3,\)"):
+        folded(leaf())
+
+
 def test_a_solver_that_writes_into_its_params() -> None:
     with pytest.raises(FoldError, match="changed one of its params in place"):
         fo.folded(newton_root)(lambda c: c.sqrt_())(leaf())

@@ -204,3 +204,23 @@ def test_a_captured_tensor_that_requires_grad() -> None:
     hidden = torch.ones(2, dtype=F64, requires_grad=True)
     with pytest.raises(fo.FoldError, match="require grad but are not among its params"):
         fo.jacobian(lambda x, c: 0.5 * x + c * hidden, 2 * c, c)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_rows_of_equally_spaced_variables_are_not_taken_for_zero(size: int) -> None:
+    # Each row of Φ on the support is a unit vector less the mean: a probe that is affine in the
+    # index would vanish there.
+    n = 50
+    rows = []
+    for spacing in range(1, n // size):
+        for first in range(n - (size - 1) * spacing):
+            c = torch.full((n,), -5.0, dtype=F64)
+            c[first : first + size * spacing : spacing][:size] = 1 + 0.1 * torch.arange(size)
+            rows.append(c)
+    c = torch.stack(rows).requires_grad_()
+    x = fo.projections.simplex(c.detach())
+    folded = fo.fold(lambda x, c: fo.projections.simplex((x + c) / 2), x, c, adjoint=fo.Dense())
+    (found,) = torch.autograd.grad(folded.square().sum(), c)
+    support = x > 0
+    mean = torch.where(support, 2 * x, 0).sum(-1, keepdim=True) / support.sum(-1, keepdim=True)
+    torch.testing.assert_close(found, torch.where(support, 2 * x - mean, 0), rtol=0, atol=1e-12)

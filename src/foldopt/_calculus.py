@@ -168,3 +168,19 @@ def pullback(
         torch.zeros_like(leaf) if grad is None else grad
         for leaf, grad in zip(inputs, grads, strict=True)
     )
+
+
+def mapped(
+    update: Callable[[Leaves, Leaves], Leaves], in_dims: Sequence[int | None]
+) -> Callable[[Leaves, Leaves], Leaves]:
+    """A step on leaves with one more batch dimension in front, which all leaves of x have."""
+
+    def many(x: Leaves, params: Leaves) -> Leaves:
+        count = len(x)
+
+        def flat(*leaves: Tensor) -> Leaves:
+            return update(leaves[:count], leaves[count:])
+
+        return torch.func.vmap(flat, in_dims=(*([0] * count), *in_dims))(*x, *params)
+
+    return many

@@ -20,7 +20,7 @@ from foldopt._arguments import (
     names,
     to_tensor,
 )
-from foldopt._problem import Forward, Options, Problem
+from foldopt._problem import Closed, Forward, Options, Problem
 from foldopt._tree import Leaves, Spec, describe, flatten, unflatten
 from foldopt.certify import Certify, captured_message
 from foldopt.status import FoldError, active_record, inside_step
@@ -113,7 +113,9 @@ class Call:
 
     def problem(self, forward: Forward) -> Problem:
         """The problem that this call poses, solved by ``forward``."""
-        options = dataclasses.replace(self.options, x_dtype=lambda: self.x_dtype)
+        options = dataclasses.replace(
+            self.options, x_dtype=lambda: self.x_dtype, closed=self._closed()
+        )
         return Problem(self.update, forward, options)
 
     def update(self, x: Leaves, tensors: Leaves) -> Leaves:
@@ -140,6 +142,19 @@ class Call:
         leaves, spec = flatten(result)
         self._check_result(x, leaves, spec)
         return tuple(leaves)
+
+    def _closed(self) -> Closed | None:
+        """The step's own Ψᵀv, on leaves."""
+        function = getattr(self.step, "params_vjp", None)
+        if function is None or self._spec is not None:
+            return None
+
+        def closed(x: Leaves, tensors: Leaves, v: Leaves) -> Sequence[Tensor | None]:
+            assert self.x_spec is not None
+            state, cotangent = unflatten(x, self.x_spec), unflatten(v, self.x_spec)
+            return function(state, tensors, cotangent, self.options.wanted)
+
+        return closed
 
     def _step(self, weights: dict[str, Tensor] | None, state: Any, params: tuple[Any, ...]) -> Any:
         if weights is None:
@@ -224,6 +239,7 @@ def prepare(
         wanted=wanted,
         recording=torch.is_grad_enabled(),
         look_for_mixing=look_for_mixing,
+        closed=None,
         nested=inside_step.get(),
         x_dtype=lambda: None,
     )

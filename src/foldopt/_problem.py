@@ -20,6 +20,7 @@ from foldopt.linear import LinearOperator, solve
 from foldopt.status import Event, FoldError, FoldWarning, Record, Status
 
 Update = Callable[[Leaves, Leaves], Leaves]
+Closed = Callable[[Leaves, Leaves, Leaves], Sequence[Tensor | None]]
 Forward = Callable[["Problem", Leaves, Leaves], tuple[Leaves, Tensor | None]]
 
 
@@ -37,6 +38,7 @@ class Options:
     names: tuple[str, ...]  # of the params' leaves; "" for those that may go unused
     wanted: tuple[bool, ...]  # the leaves that may be differentiated
     recording: bool  # whether autograd is on
+    closed: Closed | None  # Ψᵀv without a graph, if the step has that
     look_for_mixing: Callable[[], bool]
     nested: bool  # this fold is part of another one's step
     x_dtype: Callable[[], torch.dtype | None]  # of x as the user sees it, once it is known
@@ -86,13 +88,13 @@ class Problem:
         flat = layout.ravel(x)
         error_above, warn_above = options.certify.limits(options.x_dtype() or flat.dtype)
         jacobian = None
-        if options.recording:
+        if options.recording and options.closed is None:
             jacobian = StepJacobian(self.update, x, params, options.batch_dims, options.wanted)
             value = layout.ravel(jacobian.value).detach()
         else:
             value = layout.ravel(self.update(x, params))
         if reported is not None:
-            reported = reported.reshape(layout.samples).to(flat.device, torch.int64)
+            reported = checks.reported_status(reported, layout.batch).to(flat.device)
         relative = checks.fixed_point_residual(value, flat)
         # One look at the worst sample says that all is well; NaN fails every comparison.
         worst = float(relative.max()) if relative.numel() else 0.0
@@ -191,7 +193,9 @@ class Problem:
 
     def _record(self, x: Leaves, params: Leaves) -> StepJacobian:
         x, params = self.tamed(x, params)
-        return StepJacobian(self.update, x, params, self.options.batch_dims, self.options.wanted)
+        options = self.options
+        wanted, closed = options.wanted, options.closed
+        return StepJacobian(self.update, x, params, options.batch_dims, wanted, closed)
 
     def tamed(self, x: Leaves, params: Leaves) -> tuple[Leaves, Leaves]:
         """Under ``on_failure="mask"``, put a good sample in the place of each failed one.
@@ -254,10 +258,11 @@ class Problem:
             options = dataclasses.replace(
                 self.options,
                 batch_dims=self.options.batch_dims + 1,
+                closed=None,
                 look_for_mixing=lambda: False,
             )
             self._children[key] = Problem(
-                _vmapped(self.update, in_dims),
+                calculus.mapped(self.update, in_dims),
                 self._mapped_forward(size, mapped),
                 options,
                 self if only_right_hand_side else None,
@@ -274,9 +279,8 @@ class Problem:
             # A blackbox knows nothing of the new dimension: one call for each entry.
             results = []
             for i in range(size):
-                row = tuple(
-                    leaf[i] if yes else leaf for leaf, yes in zip(params, mapped, strict=True)
-                )
+                pairs = zip(params, mapped, strict=True)
+                row = tuple(leaf[i] if yes else leaf for leaf, yes in pairs)
                 results.append(self.forward(self, tuple(leaf[i] for leaf in starts), row))
             x = tuple(torch.stack(leaves) for leaves in zip(*(r[0] for r in results), strict=True))
             statuses = [r[1] for r in results if r[1] is not None]
@@ -286,15 +290,3 @@ class Problem:
             return x, torch.stack([blank if r[1] is None else r[1] for r in results])
 
         return forward
-
-
-def _vmapped(update: Update, in_dims: Sequence[int | None]) -> Update:
-    def mapped(x: Leaves, params: Leaves) -> Leaves:
-        count = len(x)
-
-        def flat(*leaves: Tensor) -> Leaves:
-            return update(leaves[:count], leaves[count:])
-
-        return torch.func.vmap(flat, in_dims=(*([0] * count), *in_dims))(*x, *params)
-
-    return mapped

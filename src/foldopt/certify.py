@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -68,6 +69,17 @@ def forward_status(relative: Tensor, reported: Tensor | None, error_above: float
     status = torch.where(well & ~finite, int(Status.NONFINITE), status)
     off = well & finite & ~(relative <= error_above)
     return torch.where(off, int(Status.NOT_FIXED), status)
+
+
+def reported_status(status: Tensor, batch: Sequence[int]) -> Tensor:
+    """What a solver has said of each sample, ``(B,)``."""
+    if status.numel() != math.prod(batch):
+        raise ValueError(
+            f"fold: the solver's status has shape {tuple(status.shape)}, and x has batch shape "
+            f"{tuple(batch)}: a status is one number for each sample. Return it in the batch "
+            "shape, or none at all."
+        )
+    return status.reshape(-1).to(torch.int64)
 
 
 def forward_message(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,9 @@ class StepJacobian:
         How many leading dimensions of each leaf of x count the samples.
     wanted
         Which of ``params`` are to be differentiated.
+    closed
+        ``closed(x, params, v)``: Ψᵀv in closed form. The step is then recorded only for products
+        with Φ.
 
     Examples
     --------
@@ -56,17 +60,38 @@ class StepJacobian:
         params: Leaves,
         batch_dims: int,
         wanted: Sequence[bool],
+        closed: Callable[[Leaves, Leaves, Leaves], Sequence[Tensor | None]] | None = None,
     ) -> None:
         self.layout = Layout(x, batch_dims)
         self.cache: dict[str, Any] = {}  # what linear solvers factor, for the next cotangent
-        with torch.enable_grad(), _no_inference_mode():
-            self.x = tuple(_leaf(leaf, True) for leaf in x)
-            self.params = tuple(
-                _leaf(leaf, want) for leaf, want in zip(params, wanted, strict=True)
-            )
-            self.value = update(self.x, self.params)
+        # Detached: a solution that a fold has returned holds the fold, which holds this.
+        x, params = (tuple(leaf.detach() for leaf in leaves) for leaves in (x, params))
+        self._update, self._at, self._closed = update, (x, params, wanted), closed
         self._wanted = [index for index, want in enumerate(wanted) if want]
         self._transposed: tuple[Leaves, Leaves] | None = None
+        if closed is None:
+            _ = self._recorded  # now: the step may fail, and may look at what changes later
+
+    @functools.cached_property
+    def _recorded(self) -> tuple[Leaves, Leaves, Leaves]:
+        """x and params as leaves of a graph, and U(x, params)."""
+        x, params, wanted = self._at
+        with torch.enable_grad(), _no_inference_mode():
+            x = tuple(_leaf(leaf, True) for leaf in x)
+            params = tuple(_leaf(leaf, want) for leaf, want in zip(params, wanted, strict=True))
+            return x, params, self._update(x, params)
+
+    @property
+    def x(self) -> Leaves:
+        return self._recorded[0]
+
+    @property
+    def params(self) -> Leaves:
+        return self._recorded[1]
+
+    @property
+    def value(self) -> Leaves:
+        return self._recorded[2]
 
     @property
     def residual(self) -> Tensor:
@@ -116,11 +141,15 @@ class StepJacobian:
         """
         like = self.x[0]
         position = torch.arange(self.layout.n, device=like.device, dtype=torch.float64)
-        row = (0.5 + torch.frac(position * rate + 0.1)).to(like.dtype)
+        # The exponentials, for which no mean or difference of equally spaced entries cancels.
+        row = torch.exp(torch.frac(position * rate + 0.1)).to(like.dtype)
         return row.expand(self.layout.samples, self.layout.n).contiguous()
 
     def params_vjp(self, v: Tensor) -> list[Tensor | None]:
         """Ψᵀ v: one tensor for each parameter, None for those not wanted; v is ``(B, n)``."""
+        if self._closed is not None:
+            x, params, _ = self._at
+            return list(self._closed(x, params, self.layout.unravel(v)))
         targets = [self.params[index] for index in self._wanted]
         grads = pullback(self.value, targets, self.layout.unravel(v))
         found: list[Tensor | None] = [None] * len(self.params)

@@ -31,6 +31,11 @@ class Step:
     readout
         ``readout(x, *precomputed)``: the solution of the problem, where the state x that the step
         iterates is something else (a dual variable, say); see :meth:`solution`.
+    params_vjp
+        ``params_vjp(x, params, v, wanted)``: Ψᵀv in closed form, a tensor for each of the params,
+        which must be plain tensors, and None for those not wanted. It spares an ordinary backward
+        pass the graph of the step, and the look at that graph for mistakes: only for steps that
+        are tested against autograd.
     bound
         Set by :meth:`bind`: the params are precomputed, and one that goes unused is no mistake.
 
@@ -48,6 +53,7 @@ class Step:
     newton: bool = False
     precompute: Callable[..., tuple[Any, ...]] | None = None
     readout: Callable[..., Any] | None = None
+    params_vjp: Callable[..., tuple[Any, ...]] | None = None
     bound: bool = False
 
     def __call__(self, x: Any, *params: Any) -> Any:
@@ -63,7 +69,7 @@ class Step:
         """The same step without ``precompute``, and the params that it takes instead."""
         if self.precompute is None:
             return self, params
-        bound = dataclasses.replace(self, precompute=None, bound=True)
+        bound = dataclasses.replace(self, precompute=None, params_vjp=None, bound=True)
         return bound, tuple(self.precompute(*params))
 
 

@@ -19,12 +19,12 @@ from foldopt.nn._qp.forward import solve
 from foldopt.nn._qp.program import Program, benign, program_of, unusable
 from foldopt.nn._qp.sparse.layer import solve_sparse
 from foldopt.nn._qp.sparse.program import any_sparse
-from foldopt.nn._qp.step import Point, update
+from foldopt.nn._qp.step import Point, params_vjp, update
 from foldopt.step import Step
 
 __all__ = ["QP", "QPSolution"]
 
-_STEP = Step(update, symmetric=True, name="KKT", bound=True)
+_STEP = Step(update, symmetric=True, name="KKT", params_vjp=params_vjp, bound=True)
 
 
 class QPSolution(NamedTuple):
@@ -195,8 +195,6 @@ class QP(nn.Module):
                 return point.x
             return QPSolution(point.x, solvers.Multipliers(*point[1:]), seen)
         program, batch = program_of(Q, p, G, h, A, b, lower, upper)
-        # xᵀQx sees the symmetric part of Q, which so gets the gradient.
-        program = program._replace(Q=(program.Q + program.Q.mT) / 2)
         if self.regularization:
             eye = torch.eye(program.sizes[0], dtype=program.p.dtype, device=program.p.device)
             program = program._replace(Q=program.Q + self.regularization * eye)
@@ -233,6 +231,8 @@ class QP(nn.Module):
             program = benign(program, bad)
         # Nothing in here is differentiated, and torch does a little less for each operation then.
         with torch.inference_mode():
+            # xᵀQx sees the symmetric part of Q.
+            program = program._replace(Q=(program.Q + program.Q.mT).mul_(0.5))
             answer = adjoint.answer = solve(program, self.engines, ~bad)
         messages = answer.messages
         if holds:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from foldopt import _calculus as calculus
 
 __all__ = ["matvec", "symmetric_inverse"]
 
@@ -24,9 +27,23 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """M v, sample by sample; one matrix ``(m, n)`` serves all samples in one product."""
     if matrix.dim() == 2:
         return vector @ matrix.mT
+    if _numpy_can(matrix):
+        # Two to five times faster than torch, and without a temporary of the size of the matrices.
+        product = np.matmul(matrix.numpy(), vector.numpy()[..., None])[..., 0]
+        return torch.from_numpy(product)
     if matrix.device.type == "cpu" and len(matrix) > 1 and matrix.numel() <= _SMALL:
         return (matrix * vector.unsqueeze(-2)).sum(-1)
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def _numpy_can(matrix: Tensor) -> bool:
+    """Whether there is no graph, no transform and no device in the way."""
+    return (
+        matrix.device.type == "cpu"
+        and matrix.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and calculus.plain()
+    )
 
 
 def symmetric_inverse(matrix: Tensor) -> Tensor:

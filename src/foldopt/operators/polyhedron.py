@@ -58,10 +58,10 @@ def polyhedron(
     Examples
     --------
     >>> import torch, foldopt as fo
-    >>> y = torch.tensor([[2.0, 1.0]], requires_grad=True)
+    >>> y = torch.tensor([[2.0, 1.5]], requires_grad=True)
     >>> x = fo.operators.polyhedron(y, G=torch.tensor([[1.0, 1.0]]), h=torch.tensor([1.0]))
     >>> x
-    tensor([[1., 0.]], grad_fn=...)
+    tensor([[0.7500, 0.2500]], grad_fn=...)
     >>> torch.autograd.grad(x[0, 0], y)
     (tensor([[ 0.5000, -0.5000]]),)
     """

@@ -1,4 +1,4 @@
-"""The adjoint system of a quadratic program, solved with the factors of the forward pass."""
+"""The adjoint system of a quadratic program, solved with the factor of the forward pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from foldopt.linear import Dense, LinearOperator, LinearSolution
 from foldopt.linear._common import excused, finish, norm
+from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.factor import Factor
-from foldopt.nn._qp.forward import Answer
 from foldopt.status import Status
 
 __all__ = ["KKT"]
@@ -18,7 +18,7 @@ class KKT:
     """A solver of (I − Φᵀ) v = g for the step of a quadratic program.
 
     I − Φ is the symmetric KKT matrix of the active rows, and the identity on the other multipliers.
-    One object serves one call of the layer: the forward pass leaves its factors here.
+    One object serves one call of the layer: the forward pass leaves its factor here.
     """
 
     def __init__(self) -> None:
@@ -30,14 +30,14 @@ class KKT:
         if answer is None or len(answer.status) != b.shape[-2]:
             # Under vmap many programs are differentiated together, of which this knows one.
             return Dense(least_squares=True).solve(operator, b)
-        factor, active = answer.factor, answer.factor.active
-        scaled = factor.scaled
-        n = scaled.sizes[0]
+        n = answer.point.x.shape[-1]
         right = b.double().cpu()
-        rows = right[..., n:]
-        given = torch.cat([right[..., :n], active.gather(rows)], -1)
+        inside, rows = right[..., :n], right[..., n:]
         eps = torch.finfo(b.dtype).eps
-        u, mu = factor.solve(given[..., :n], given[..., n:])
+        factor = answer.factor
+        active = factor.active
+        given = torch.cat([inside, active.gather(rows)], -1)
+        u, mu = factor.solve(inside, given[..., n:])
         left, found = _judged(factor, given, u, mu, eps)
         if not found.solved:
             # An ill-conditioned Q costs digits, which a second solve for what is left brings back.
@@ -45,8 +45,8 @@ class KKT:
             u, mu = u + du, mu + change
             left, found = _judged(factor, given, u, mu, eps)
         # A multiplier that is not active is its own equation.
-        mu = active.scatter(mu, rows)
-        return excused(found, torch.cat([u, mu], -1), factor.least, b)
+        v = torch.cat([u, active.scatter(mu, rows)], -1)
+        return excused(found, v, factor.least, b)
 
 
 def _judged(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from foldopt.nn._qp.scaled import Scaled, product, times
+from foldopt.operators._inverse import matvec
 
 __all__ = ["Active", "Factor", "active_rows", "factored"]
 
@@ -100,13 +101,13 @@ class Factor:
     def units(self) -> Tensor:
         """By what the rows of the KKT matrix are multiplied to have size 1, ``(B, n + r)``."""
         scaled, (count, n) = self.scaled, self.scaled.p.shape
-        length = self.active.gather(scaled.length.expand(count, -1))
+        length = self.active.gather(scaled.rows.length.expand(count, -1))
         length = torch.where(self.active.valid, length, 1)
         return torch.cat([(1 / scaled.size).expand(count, n), 1 / length], -1)
 
     def product(self, u: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse of :meth:`solve`: Qu + Wᵀμ and Wu."""
-        Q, C = self.scaled.Q, self.scaled.C
+        Q, C = self.scaled.Q, self.scaled.rows.C
         every = self.active.scatter(mu, mu.new_zeros(*mu.shape[:-1], C.shape[-2]))
         values = self.active.gather(times(C, u))
         return product(u, Q) + product(every, C), values
@@ -121,8 +122,8 @@ class Factor:
         a, c = _columns(a), _columns(c)
         shrunk = self.shrunk.unsqueeze(-1)
         t = torch.linalg.solve_triangular(L, a, upper=False)
-        mu = torch.cholesky_solve(Y @ t - c / shrunk, R)
-        u = torch.linalg.solve_triangular(L.mT, t - Y.mT @ mu, upper=True)
+        mu = torch.cholesky_solve(_apply(Y, t) - c / shrunk, R)
+        u = torch.linalg.solve_triangular(L.mT, t - _apply(Y.mT, mu), upper=True)
         mu = mu / shrunk
         if self.other is not None:
             where, inverse = self.other
@@ -130,6 +131,13 @@ class Factor:
             u = u.index_copy(0, where, both[:, : u.shape[-2]])
             mu = mu.index_copy(0, where, both[:, u.shape[-2] :])
         return _rows(u, lead), _rows(mu, lead)
+
+
+def _apply(matrix: Tensor, columns: Tensor) -> Tensor:
+    """M C, by the way that is fast for a single column."""
+    if columns.shape[-1] == 1:
+        return matvec(matrix, columns.squeeze(-1)).unsqueeze(-1)
+    return matrix @ columns
 
 
 def _columns(vectors: Tensor) -> Tensor:
@@ -181,7 +189,7 @@ def _gram(scaled: Scaled, active: Active) -> Tensor:
 def _inverses(scaled: Scaled, active: Active, where: Tensor, least: Tensor) -> Tensor:
     """The (pseudo-)inverses of some KKT matrices; ``least`` is told which are pseudo."""
     some = Active(active.index[where], active.valid[where])
-    C = scaled.C if len(scaled.C) == 1 else scaled.C[where]
+    C = scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where]
     size = scaled.size.expand(len(active.index), 1)[where]
     Q = scaled.Q.expand(len(active.index), -1, -1)[where] / size.unsqueeze(-1)
     # Of multipliers the least norm is meant that they have for the rows as they were given, and so

@@ -16,44 +16,22 @@ from torch import Tensor
 
 from foldopt import solvers
 from foldopt.nn._messages import NOT_CONVEX, WEAK
+from foldopt.nn._qp.answer import Answer
+from foldopt.nn._qp.clear import clear
+from foldopt.nn._qp.conditions import TOLERANCE, Held, conditions, stationarity
 from foldopt.nn._qp.factor import Factor, active_rows, factored
 from foldopt.nn._qp.program import Program
 from foldopt.nn._qp.scaled import Scaled, product, times
 from foldopt.nn._qp.step import Point
-from foldopt.nn._qp.ties import Held, settle
+from foldopt.nn._qp.ties import settle
 from foldopt.nn._qp.working_set import working_sets
 from foldopt.status import Status
 
-__all__ = ["Answer", "solve"]
+__all__ = ["solve"]
 
-# How far the optimality conditions may be from holding, relative to the size of their terms; and
-# what is smaller than this beside them is zero.
-_TOLERANCE = 1e-9
 # What rounding leaves in the residual of a linear system, and how often it is solved for less.
 _ROUNDING = 32 * torch.finfo(torch.float64).eps
 _ROUNDS = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What came out.
-
-    Attributes
-    ----------
-    point
-        x and the multipliers, float64, NaN where there is no solution.
-    status
-        Of each sample, ``(B,)``.
-    messages
-        What there is to say of each, "" mostly; empty if there is nothing to say of any.
-    factor
-        The KKT matrices, factored.
-    """
-
-    point: Point
-    status: Tensor
-    messages: tuple[str, ...]
-    factor: Factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +59,14 @@ def solve(program: Program, engines: solvers.QP, usable: Tensor) -> Answer:
     usable
         The samples whose data are numbers; the others are NONFINITE.
     """
+    if not program.samples:
+        nothing = (program.p.new_zeros(0, size) for size in program.sizes)
+        return Answer(Point(*nothing), torch.zeros(0, dtype=torch.int64), (), _none)
     scaled = Scaled.of(program)
-    sides, served = _working_sets(scaled, usable)
+    sides, served, point = _working_sets(scaled, usable)
+    if point is not None:
+        status = torch.full((len(sides),), int(Status.CONVERGED))
+        return Answer(point, status, (), lambda: factored(scaled, active_rows(sides != 0)))
     found = _on(scaled, sides, None)
     status = torch.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
     said = [""] * len(status)
@@ -102,24 +86,38 @@ def solve(program: Program, engines: solvers.QP, usable: Tensor) -> Answer:
         keep = solved.unsqueeze(-1)
         x, multipliers = (torch.where(keep, part, torch.nan) for part in (x, multipliers))
     point = scaled.blocks(x, multipliers)
-    return Answer(point, status, tuple(said) if any(said) else (), found.factor)
+    factor = found.factor
+    return Answer(point, status, tuple(said) if any(said) else (), lambda: factor)
 
 
-def _working_sets(scaled: Scaled, usable: Tensor) -> tuple[Tensor, Tensor]:
-    """The side of each row, ``(B, M)``, and which samples it was found for."""
-    sides = scaled.equal.to(torch.int8)
+def _none() -> Factor:
+    raise AssertionError("an empty batch has nothing to factor")
+
+
+def _working_sets(scaled: Scaled, usable: Tensor) -> tuple[Tensor, Tensor, Point | None]:
+    """The side of each row, ``(B, M)``, and which samples it was found for.
+
+    And the solution, if that came with it, exact and beyond doubt in all samples.
+    """
+    sides = scaled.rows.equal.to(torch.int8)
     served = scaled.definite & usable
     samples = torch.nonzero(served).flatten().tolist()
     if not sides.shape[-1] or not samples:
-        return sides, served
-    t = torch.linalg.solve_triangular(scaled.L, scaled.p.unsqueeze(-1), upper=False).squeeze(-1)
-    there = times(scaled.N, t)
-    low, high = (limit / scaled.shrunk + there for limit in (scaled.low, scaled.high))
+        return sides, served, None
+    t = torch.linalg.solve_triangular(scaled.L, scaled.p.unsqueeze(-1), upper=False)
+    there = times(scaled.N, t.squeeze(-1))
+    low, high = (limit / scaled.shrunk + there for limit in (scaled.rows.low, scaled.rows.high))
     found = working_sets(scaled, low, high, there, samples)
+    if found.solution is not None:
+        u, multipliers = (torch.from_numpy(part) for part in found.solution)
+        x = torch.linalg.solve_triangular(scaled.L.mT, u.unsqueeze(-1) - t, upper=True).squeeze(-1)
+        multipliers = multipliers / scaled.shrunk
+        if clear(scaled, found.sides, x.numpy(), multipliers.numpy()):
+            return torch.from_numpy(found.sides), served, scaled.blocks(x, multipliers)
     if len(samples) == len(served):
-        return torch.from_numpy(found[0]), served & torch.from_numpy(found[1])
-    sides[samples], served[samples] = (torch.from_numpy(part) for part in found)
-    return sides, served
+        return torch.from_numpy(found.sides), served & torch.from_numpy(found.found), None
+    sides[samples], served[samples] = (torch.from_numpy(part) for part in found[:2])
+    return sides, served, None
 
 
 def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
@@ -135,43 +133,32 @@ def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
 
 
 def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
-    Q, p, C = scaled.Q, scaled.p, scaled.C
+    Q, p, rows = scaled.Q, scaled.p, scaled.rows
+    C = rows.C
     active = active_rows(sides != 0)
     factor = factored(scaled, active)
-    target = active.gather(torch.where(sides > 0, scaled.high, scaled.low))
+    target = active.gather(torch.where(sides > 0, rows.high, rows.low))
     if start is None:
         x, a, c = torch.zeros_like(p), -p, target
     else:
         x, a, c = start, -p - product(start, Q), target - active.gather(times(C, start))
-    none, packed, rounds = torch.zeros_like(scaled.low), 0.0, 0
+    none, packed, rounds = torch.zeros_like(rows.low), 0.0, 0
     while True:  # the rounds after the first take out its rounding errors
         dx, change = factor.solve(a, c)
         x, packed = x + dx, packed + change
         multipliers = active.scatter(packed, none)
         Qx, pull, values = product(x, Q), product(multipliers, C), times(C, x)
-        a, c = p + Qx + pull, target - active.gather(values)
-        force = torch.cat([Qx, p, pull], -1).abs().amax(-1, keepdim=True) + 1e-300
-        size = scaled.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        off = a.abs().amax(-1, keepdim=True) / force
+        at = stationarity(p, Qx, pull)
+        c = target - active.gather(values)
         rounds += 1
-        exact = float(off.max()) <= _ROUNDING
-        if exact and bool((c.abs() <= _ROUNDING * active.gather(size)).all()):
-            break
+        if float(at.off.max()) <= _ROUNDING:
+            size = rows.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            if bool((c.abs() <= _ROUNDING * active.gather(size)).all()):
+                break
         if rounds == _ROUNDS:
             break
-        a = -a
-    # The optimality conditions, sample by sample.
-    good = off.squeeze(-1) <= _TOLERANCE
-    over, under = values - scaled.high, scaled.low - values
-    over_limit = _TOLERANCE * (size + scaled.high.abs())
-    under_limit = _TOLERANCE * (size + scaled.low.abs())
-    signed = multipliers * scaled.length * sides  # those of rows of length 1
-    if sides.shape[-1]:
-        force = _TOLERANCE * (force + signed.abs().amax(-1, keepdim=True))
-        holds = (over <= over_limit) & (under <= under_limit)
-        good = good & (holds & ((signed >= -force) | scaled.equal)).all(-1)
-    # Where a limit is infinite this is NaN, and false.
-    held = Held(over + over_limit >= 0, under + under_limit >= 0, signed <= force)
+        a = -at.left
+    good, held = conditions(rows, sides, x, multipliers, values, at)
     return _Found(factor, x, multipliers, sides, good, None, held)
 
 
@@ -200,17 +187,19 @@ def _ask(
     good = solution.status == Status.CONVERGED
     if not bool(good.any()):
         return sides, start, status
-    p, length = posed[1][good], scaled.length.expand(len(start), -1)[where[good]]
+    p, length = posed[1][good], scaled.rows.length.expand(len(start), -1)[where[good]]
     where = where[good]
     x = start[where] = solution.x[good]
     multipliers = torch.cat([part[good] for part in solution.multipliers], -1)
     multipliers = multipliers[:, : sides.shape[-1]]  # if there are no bounds, theirs are zeros
     force = p.abs().amax(-1, keepdim=True) + multipliers.abs().sum(-1, keepdim=True)
-    values = times(scaled.C if len(scaled.C) == 1 else scaled.C[where], x)
-    slack = torch.where(multipliers > 0, scaled.high[where] - values, values - scaled.low[where])
-    active = (multipliers.abs() > _TOLERANCE * force) & (multipliers.abs() > slack / length)
+    values = times(scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where], x)
+    slack = torch.where(
+        multipliers > 0, scaled.rows.high[where] - values, values - scaled.rows.low[where]
+    )
+    active = (multipliers.abs() > TOLERANCE * force) & (multipliers.abs() > slack / length)
     found = torch.where(active, multipliers.sign(), 0).to(torch.int8)
-    sides[where] = torch.where(scaled.equal[where], 1, found)
+    sides[where] = torch.where(scaled.rows.equal[where], 1, found)
     return sides, start, status
 
 
@@ -221,9 +210,9 @@ def _in_units(scaled: Scaled, where: Tensor) -> list[Any]:
     Q = scaled.Q.expand(every, -1, -1)[where]
     unit = torch.maximum(Q.flatten(1).abs().amax(-1), p.abs().amax(-1))
     unit = torch.where(unit > 0, unit, 1).unsqueeze(-1)
-    length = scaled.length.expand(every, -1)[where]
-    C = (scaled.C if len(scaled.C) == 1 else scaled.C[where]) / length.unsqueeze(-1)
-    low, high = scaled.low[where] / length, scaled.high[where] / length
+    length = scaled.rows.length.expand(every, -1)[where]
+    C = (scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where]) / length.unsqueeze(-1)
+    low, high = scaled.rows.low[where] / length, scaled.rows.high[where] / length
     posed: list[Any] = [Q / unit.unsqueeze(-1), p / unit]
     posed += [C[:, :m], high[:, :m]] if m else [None, None]
     posed += [C[:, m : m + k], high[:, m : m + k]] if k else [None, None]
@@ -233,5 +222,5 @@ def _in_units(scaled: Scaled, where: Tensor) -> list[Any]:
 def _convex(scaled: Scaled, where: Tensor) -> Tensor:
     Q = scaled.Q.expand(len(scaled.p), -1, -1)[where]
     size = scaled.size.expand(len(scaled.p), 1)[where].unsqueeze(-1)
-    shift = _TOLERANCE * torch.eye(Q.shape[-1], dtype=Q.dtype)
+    shift = TOLERANCE * torch.eye(Q.shape[-1], dtype=Q.dtype)
     return torch.linalg.cholesky_ex(Q / size + shift)[1] == 0

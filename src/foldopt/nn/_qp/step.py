@@ -7,6 +7,7 @@ the KKT matrix, which the forward pass has factored: no iteration is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from foldopt.operators._inverse import matvec
 
-__all__ = ["Point", "update"]
+__all__ = ["Point", "params_vjp", "update"]
 
 
 class Point(NamedTuple):
@@ -39,7 +40,8 @@ def update(
 ) -> Point:
     """z − F(z, c). A row is active if its multiplier is not zero, or the variable is fixed."""
     x, lam, nu, mu = z
-    gradient = matvec(Q, x) + p  # of a symmetric Q
+    # xᵀQx sees the symmetric part of Q, which so gets the gradient.
+    gradient = (matvec(Q, x) + matvec(Q.mT, x)) / 2 + p
     if lam.shape[-1]:
         active = lam > 0
         # h may be infinite: where a row is not active its slack is not looked at.
@@ -61,3 +63,41 @@ def update(
     else:
         mu_next = mu + 0
     return Point(x - gradient, lam_next, nu_next, mu_next)
+
+
+def params_vjp(
+    z: Point, params: Sequence[Tensor], v: Point, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Ψᵀv of :func:`update`: what autograd finds, without a graph.
+
+    With v = (u, κ, η, ω), on active rows, vᵀ dU is
+
+        −uᵀ(½(dQ + dQᵀ) x + dp + dGᵀλ + dAᵀν) − κᵀ(dG x − dh) − ηᵀ(dA x − db) + ωᵀ d(bound).
+    """
+    (x, lam, nu, mu), (u, kappa, eta, omega) = z, v
+    shapes = [param.dim() for param in params]
+    kappa, lam = torch.where(lam > 0, kappa, 0), lam.clamp_min(0)
+    lower, upper = params[6:]
+    at_upper = (mu > 0) | (lower == upper)
+
+    def outer(index: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        """−abᵀ − cdᵀ; the sum over the batch if the param is shared."""
+        if shapes[index] == 2:
+            return -(a.mT @ b).addmm_(c.mT, d)
+        both = (-a).unsqueeze(-1) * b.unsqueeze(-2)
+        return both.addcmul_(c.unsqueeze(-1), d.unsqueeze(-2), value=-1)
+
+    def total(index: int, grad: Tensor) -> Tensor:
+        return grad.sum(0) if shapes[index] == 1 else grad
+
+    made = (
+        lambda: outer(0, u / 2, x, x / 2, u),
+        lambda: total(1, -u),
+        lambda: outer(2, lam, u, kappa, x),
+        lambda: total(3, kappa),
+        lambda: outer(4, nu, u, eta, x),
+        lambda: total(5, eta),
+        lambda: total(6, torch.where((mu < 0) & ~at_upper, omega, 0)),
+        lambda: total(7, torch.where(at_upper, omega, 0)),
+    )
+    return tuple(make() if want else None for make, want in zip(made, wanted, strict=True))

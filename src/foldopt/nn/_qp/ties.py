@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from foldopt.nn._qp.conditions import Held
 from foldopt.nn._qp.scaled import Scaled
 
-__all__ = ["Held", "settle"]
+__all__ = ["settle"]
 
 _DEPENDENT = 1e-7
-
-
-class Held(NamedTuple):
-    """Which rows hold with equality, at high and at low, and which multipliers are zero or less."""
-
-    at_high: Tensor
-    at_low: Tensor
-    slack: Tensor
 
 
 def settle(
@@ -48,8 +39,8 @@ def settle(
     """
     if not sides.shape[-1]:
         return None
-    at_high, at_low, slack = held
-    doubtful = torch.where(sides != 0, slack & ~scaled.equal, at_high | at_low)
+    rows = scaled.rows
+    doubtful = held.doubtful(sides, rows.equal)
     if not bool((doubtful & good.unsqueeze(-1)).any()):
         return None
     zero, tied = doubtful & (sides != 0), doubtful & (sides == 0)
@@ -57,13 +48,14 @@ def settle(
     weak = (zero & good.unsqueeze(-1)).any(-1)
     for sample in torch.nonzero(tied.any(-1) & good).flatten().tolist():
         more, independent = _dependent(
-            scaled.sample(scaled.C, sample) / scaled.sample(scaled.length, sample).unsqueeze(-1),
+            scaled.sample(scaled.rows.C, sample)
+            / scaled.sample(scaled.rows.length, sample).unsqueeze(-1),
             sides[sample],
             torch.nonzero(tied[sample]).flatten(),
         )
         weak[sample] |= independent
         if len(more):
-            side = torch.where(at_high[sample], 1, -1).to(sides.dtype)
+            side = torch.where(held.at_high[sample], 1, -1).to(sides.dtype)
             wider = sides[sample].clone()
             wider[more] = side[more]
             if _least_norm_has_signs(scaled, sample, wider, x[sample]):
@@ -89,7 +81,7 @@ def _least_norm_has_signs(scaled: Scaled, sample: int, sides: Tensor, x: Tensor)
     """Whether the multipliers of least norm on these rows have the signs that they need."""
     where = torch.nonzero(sides).flatten()
     force = -(scaled.sample(scaled.Q, sample) @ x + scaled.p[sample])
-    rows = scaled.sample(scaled.C, sample)[where]
+    rows = scaled.sample(scaled.rows.C, sample)[where]
     least = torch.linalg.lstsq(rows.mT, force.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
-    free = scaled.equal[sample, where]
+    free = scaled.rows.equal[sample, where]
     return bool(((least * sides[where] > 0) | free).all())

@@ -11,8 +11,8 @@ F. Pires, Computers & Operations Research 21 (1994), 587–596).
 from __future__ import annotations
 
 import concurrent.futures as futures
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from torch import Tensor
 from foldopt.nn._qp.scaled import Scaled
 from foldopt.solvers._run.executors import cores
 
-__all__ = ["working_sets"]
+__all__ = ["Sets", "working_sets"]
+
+Result = tuple[np.ndarray | None, np.ndarray]  # u, if it is known, and multipliers or their signs
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 _INFINITY = 1e30  # for DAQP
 _EQUALITY = 5
@@ -37,10 +41,28 @@ _PATIENCE = 3
 _WORTH_THREADS = 2e6
 
 
+class Sets(NamedTuple):
+    """What was found for the samples asked for.
+
+    Attributes
+    ----------
+    sides
+        Of each row: −1 (at low), 0, or +1 (at high or equal), ``(len(samples), M)`` int8.
+    found
+        Whether it was, ``(len(samples),)``.
+    solution
+        u and the multipliers of the rows of N, if DAQP has found them for all samples there are.
+    """
+
+    sides: np.ndarray
+    found: np.ndarray
+    solution: tuple[np.ndarray, np.ndarray] | None
+
+
 def working_sets(
     scaled: Scaled, low: Tensor, high: Tensor, there: Tensor, samples: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The side of each row: −1 (at low), 0, or +1 (at high or equal).
+) -> Sets:
+    """Find which rows are active.
 
     Parameters
     ----------
@@ -52,57 +74,79 @@ def working_sets(
         What has been subtracted from the limits, ``(B, M)``.
     samples
         Which to look at.
-
-    Returns
-    -------
-    sides, found
-        For the samples asked for, ``(len(samples), M)`` int8, and whether it was found,
-        ``(len(samples),)``.
     """
     scale = (low.clamp_min(0) + (-high).clamp_min(0)).amax(-1, keepdim=True)
     scale = scale.clamp_min(_ROUNDING * there.abs().amax(-1, keepdim=True))
     scale = scale.where(scale > 0, 1)
     low, high = (low / scale).clamp_min(-_INFINITY), (high / scale).clamp_max(_INFINITY)
     count, n = scaled.N.shape[-2:]
-    results: dict[int, np.ndarray | None] = dict.fromkeys(samples)
+    results: dict[int, Result | None] = dict.fromkeys(samples)
     if _MANY <= count <= 2 * n:
         # A few large matrices, which keep all cores busy by themselves.
         for i in samples:
             gram = scaled.sample(scaled.gram, i)
-            results[i] = _pivot(gram, low[i], high[i], scaled.equal[i], n)
+            signs = _pivot(gram, low[i], high[i], scaled.rows.equal[i], n)
+            results[i] = None if signs is None else (None, signs)
     left = [i for i in samples if results[i] is None]
     engine = _daqp()
     if engine is not None and left:
-        rows, below, above, fixed = (part.numpy() for part in (scaled.N, low, high, scaled.equal))
-        sense = np.where(fixed, np.intc(_EQUALITY), np.intc(0))  # DAQP writes into it
+        rows, below, above = (part.numpy() for part in (scaled.N, low, high))
+        # DAQP writes into it.
+        sense = scaled.rows.equal.numpy().astype(np.intc) * np.intc(_EQUALITY)
         several = len(rows) > 1
 
-        def search(i: int) -> np.ndarray | None:
+        def search(i: int) -> Result | None:
             # Equalities stay in: where DAQP eliminates them, its multipliers are not those of our
             # rows.
-            _, _, flag, info = engine(
+            u, _, flag, info = engine(
                 None, None, rows[i if several else 0], above[i], below[i], sense[i],
                 primal_tol=_FEASIBLE, eq_reduction=-1,
             )  # fmt: skip
-            return info["lam"] if flag == 1 else None
+            return (u, info["lam"]) if flag == 1 else None
 
-        if len(left) < 2 or cores() < 2 or 10.0 * n * count * len(left) < _WORTH_THREADS:
-            results.update((i, search(i)) for i in left)
+        results.update(zip(left, _one_by_one(search, left, n * count), strict=True))
+    rays, multipliers = np.zeros((len(samples), n)), np.zeros((len(samples), count))
+    found = np.zeros(len(samples), dtype=bool)
+    by_daqp = True
+    for row, result in enumerate(results.values()):
+        if result is None:
+            by_daqp = False
+            continue
+        u, multipliers[row] = result
+        found[row] = True
+        if u is None:
+            by_daqp = False
         else:
-            with futures.ThreadPoolExecutor(min(cores(), len(left))) as pool:
-                results.update(zip(left, pool.map(search, left), strict=True))
-    none = np.zeros(count)
-    sides = np.stack([none if one is None else one for one in results.values()])
-    found = np.array([one is not None for one in results.values()])
-    return np.where(scaled.equal.numpy()[samples], 1, np.sign(sides)).astype(np.int8), found
+            rays[row] = u
+    equal = scaled.rows.equal.numpy()
+    sides = np.where(
+        equal if len(samples) == len(equal) else equal[samples], 1, np.sign(multipliers)
+    )
+    if not by_daqp or len(samples) < len(low):
+        return Sets(sides.astype(np.int8), found, None)
+    scale = scale.numpy()
+    return Sets(sides.astype(np.int8), found, (rays * scale, multipliers * scale))
 
 
 def _daqp() -> Callable[..., Any] | None:
+    """The function of that engine, if it is installed."""
     try:
         import daqp
     except ImportError:
         return None  # the caller has other engines
     return daqp.solve
+
+
+def _one_by_one(search: Callable[[Item], Found], items: Sequence[Item], size: int) -> list[Found]:
+    """One search for each program, of ``size`` numbers, in threads where these pay."""
+    if len(items) < 2 or cores() < 2 or 10.0 * size * len(items) < _WORTH_THREADS:
+        return [search(item) for item in items]
+    count = min(cores(), len(items))
+    each = -(-len(items) // (4 * count))  # a task for each sample would cost more than it does
+    parts = [items[i : i + each] for i in range(0, len(items), each)]
+    with futures.ThreadPoolExecutor(count) as pool:
+        found = pool.map(lambda part: [search(item) for item in part], parts)
+        return [one for part in found for one in part]
 
 
 def _pivot(gram: Tensor, low: Tensor, high: Tensor, equal: Tensor, n: int) -> np.ndarray | None:

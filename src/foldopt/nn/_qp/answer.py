@@ -1,0 +1,43 @@
+"""What a forward pass hands to its backward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from foldopt.nn._qp.factor import Factor
+from foldopt.nn._qp.step import Point
+
+__all__ = ["Answer"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came out.
+
+    Attributes
+    ----------
+    point
+        x and the multipliers, float64, NaN where there is no solution.
+    status
+        Of each sample, ``(B,)``.
+    messages
+        What there is to say of each, "" mostly; empty if there is nothing to say of any.
+    make
+        Factors the KKT matrices, which not every call needs.
+    """
+
+    point: Point
+    status: Tensor
+    messages: tuple[str, ...]
+    make: Callable[[], Factor]
+
+    @functools.cached_property
+    def factor(self) -> Factor:
+        """Made once."""
+        with torch.inference_mode():
+            return self.make()
