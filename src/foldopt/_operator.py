@@ -16,8 +16,14 @@ def check_point(name: str, y: Tensor, *, last: bool = False) -> None:
     if not isinstance(y, Tensor) or not y.is_floating_point():
         seen = str(y.dtype) if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"{name}: y must be a real floating-point tensor, got {seen}")
+    _dense(f"{name}: y", y)
     if last and y.dim() == 0:
         raise ValueError(f"{name}: y must have shape (*batch, n), got a tensor of shape ()")
+
+
+def _dense(name: str, value: Tensor) -> None:
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {value.layout}: pass .to_dense()")
 
 
 def check_matrix(name: str, y: Tensor, *, square: bool = False) -> None:
@@ -47,7 +53,12 @@ def operand(
             raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
         if least is not None and not value >= least:
             raise ValueError(f"{name} must be {least} or more, got {value!r}")
-        return torch.full((), float(value), dtype=y.dtype, device=y.device)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be a number that a float can hold") from None
+        return torch.full((), number, dtype=y.dtype, device=y.device)
+    _dense(name, value)
     if value.is_complex() or (value.is_floating_point() and value.dtype != y.dtype):
         raise TypeError(
             f"{name} is {value.dtype} and y {y.dtype}: nothing is cast unasked, pass .to(y.dtype)"

@@ -94,6 +94,8 @@ def entropy(
         # Rounding must not refuse the last j that can be.
         fits = (largest <= 0) | (left <= 1)
         count = fits.to(torch.int8).argmax(-1, keepdim=True)
+        # Where k is n every x is 1, whatever the scores: none may look free because of a tie.
+        count = torch.where(k >= n, n - 1, count)
         at_one = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, where, j < count)
     free = torch.where(at_one, -torch.inf, scores / tau)
     share = torch.softmax(free, -1)

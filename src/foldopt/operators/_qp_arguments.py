@@ -57,8 +57,13 @@ def blocks_of(
 ) -> tuple[tuple[Tensor, ...], torch.Size]:
     """Every block as ``(B, …)``, absent ones with no rows, and the batch shape."""
     for name, block in (("Q", Q), ("p", p), ("G", G), ("h", h), ("A", A), ("b", b)):
-        if block is not None and not isinstance(block, Tensor):
+        absent = block is None and name not in ("Q", "p")
+        if not absent and not isinstance(block, Tensor):
             raise TypeError(f"quadratic_program: {name} must be a tensor, got {type(block)}")
+        if isinstance(block, Tensor) and block.layout != torch.strided:
+            raise TypeError(
+                f"quadratic_program: {name} must be dense, got {block.layout}: pass .to_dense()"
+            )
     for names, pair in (("G and h", (G, h)), ("A and b", (A, b))):
         if (pair[0] is None) != (pair[1] is None):
             raise ValueError(f"quadratic_program: {names} go together, one of them is None")

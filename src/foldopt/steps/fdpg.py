@@ -81,7 +81,15 @@ def fdpg(prox: Callable[..., Tensor] | None = None) -> Step:
         if len(params) < 2 or not all(isinstance(param, Tensor) for param in params[:2]):
             raise TypeError("steps.fdpg: the step takes d, D and what prox takes, step(w, d, D, …)")
         d, D, *rest = params
-        if D.dim() < 2 or D.shape[-1] != d.shape[-1] or D.shape[:-2] not in ((), d.shape[:-1]):
+        if D.dtype != d.dtype or not d.is_floating_point():
+            raise TypeError(
+                f"steps.fdpg: d and D must be of one floating dtype, got {d.dtype} and {D.dtype}: "
+                "nothing is cast unasked"
+            )
+        if d.layout != torch.strided or D.layout != torch.strided:
+            raise TypeError("steps.fdpg: d and D must be dense: pass .to_dense()")
+        fits = d.dim() > 0 and D.dim() > 1 and D.shape[-1] == d.shape[-1]
+        if not fits or D.shape[:-2] not in ((), d.shape[:-1]):
             raise ValueError(
                 f"steps.fdpg: D must have shape (m, n) or (*batch, m, n) beside d of shape "
                 f"(*batch, n), got D {tuple(D.shape)} and d {tuple(d.shape)}"

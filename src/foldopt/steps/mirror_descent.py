@@ -78,6 +78,11 @@ def mirror_descent(
         raise ValueError(f"total must be a number above 0, got {total!r}")
 
     def update(x: Tensor, *params: object) -> Tensor:
+        if not x.dim() or not x.shape[-1]:
+            raise ValueError(
+                f"steps.mirror_descent: x must have shape (*batch, n), n at least 1, got "
+                f"{tuple(x.shape)}"
+            )
         slope = step_size * objective_gradient(objective, x, params)
         # Only differences of the exponents count: the largest is brought to 0, held constant.
         shift = torch.where(x > 0, slope, torch.inf).detach().amin(-1, keepdim=True)
