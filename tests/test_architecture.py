@@ -39,7 +39,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     4: ("operators", "steps", "solvers", "diagnose"),
     5: ("nn", "cvxpy"),
     6: ("learning",),
-    7: ("experiments", "cli"),
+    7: ("experiments", "cli", "_versions", "__main__"),
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # What may not be imported although its floor would allow it.

@@ -196,8 +196,9 @@ def test_the_site_builds_without_a_warning_and_shows_every_name(tmp_path: pathli
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = "".join(page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html"))
-    assert re.search(r":(math|class|func|meth|mod):`", text) is None
-    assert ".. math::" not in text
+    prose = re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)  # listings show docstrings as such
+    assert re.search(r":(math|class|func|meth|mod):`", prose) is None
+    assert ".. math::" not in prose
     for room in public_rooms():
         module = room_or_none(room)
         for name in module.__all__ if module else ():

@@ -11,11 +11,11 @@ Docstrings are numpydoc. What must be there depends on the kind of the name:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import doctest
 import enum
 import importlib
-import importlib.util
 import inspect
 import itertools
 import re
@@ -39,7 +39,7 @@ ROOMS = {
     "foldopt.nn": nn,
     "foldopt.diagnose": diagnose,
 }
-if importlib.util.find_spec("cvxpy"):  # not made for every Python that we support
+with contextlib.suppress(ImportError):  # the cvxpy it needs is not made for every Python
     ROOMS["foldopt.cvxpy"] = importlib.import_module("foldopt.cvxpy")
 PUBLIC = sorted(
     f"{room}.{name}"

@@ -12,7 +12,7 @@ from foldopt.sensitivity import jacobian
 from foldopt.status import Event, FoldError, FoldWarning, Record, Solution, Status, record
 from foldopt.unroll import fixed_point, unfold, unroll
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "CG",

@@ -11,7 +11,7 @@ from torch import Tensor
 from foldopt import _calculus as calculus
 from foldopt._tree import flatten, unflatten
 
-__all__ = ["objective_gradient"]
+__all__ = ["objective_gradient", "ordinary"]
 
 
 def objective_gradient(objective: Callable[..., Tensor], x: Any, params: tuple[Any, ...]) -> Any:
@@ -28,12 +28,25 @@ def objective_gradient(objective: Callable[..., Tensor], x: Any, params: tuple[A
         _check_values(values, leaves[0])
         return (values.sum().to(one.dtype),)  # computed in more digits, perhaps
 
-    # Autograd is twice as fast, but records nothing in inference mode, and cannot be compiled.
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and torch.is_inference_mode_enabled():  # in which nothing is recorded
+        with torch.inference_mode(False):
+            return objective_gradient(objective, ordinary(x), ordinary(params))
+    # Autograd is twice as fast, but cannot be compiled.
+    if compiling:
         slopes = torch.func.grad(lambda state: total(*state)[0])(tuple(leaves))
     else:
         slopes = calculus.vjp(total, tuple(leaves), (one,))
     return unflatten(slopes, spec)
+
+
+def ordinary(tree: Any) -> Any:
+    """A nested structure with a copy of each tensor that was made in inference mode."""
+    leaves, spec = flatten(tree)
+    inference = [isinstance(leaf, Tensor) and leaf.is_inference() for leaf in leaves]
+    return unflatten(
+        [leaf.clone() if one else leaf for leaf, one in zip(leaves, inference, strict=True)], spec
+    )
 
 
 def _check_values(values: Any, x: Tensor) -> None:

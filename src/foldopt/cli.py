@@ -43,7 +43,7 @@ def require(*modules: str) -> None:
     >>> require("torch")
     """
     missing = []
-    for name in modules:
+    for name in dict.fromkeys(modules):
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 try:
-    import cvxpy as _  # noqa: F401
+    from cvxpy.constraints import SvecPSD as _  # noqa: F401  (what 1.9 has and 1.8 has not)
 except ImportError as error:
     raise ImportError(
-        "foldopt.cvxpy needs the package cvxpy, which is not installed: "
-        'pip install "fold-opt[cvxpy]"'
+        f"foldopt.cvxpy needs the package cvxpy, 1.9 or newer ({error}): "
+        'pip install "fold-opt[cvxpy]", on Python 3.11 or newer'
     ) from error
 
 from foldopt.cvxpy.layer import CvxpyLayer, CvxpySolution, SolverError

@@ -209,7 +209,12 @@ class SmoothTopK(nn.Module):
             ("temperature", temperature, self.temperature),
         ):
             if given is None:
-                found.append(scores.new_tensor(usual))
+                found.append(torch.tensor(usual, dtype=scores.dtype, device=scores.device))
+            elif not isinstance(given, Tensor):
+                raise TypeError(
+                    f"SmoothTopK: {name} must be a tensor here, got {type(given).__name__}; one "
+                    "number for all is an argument of the construction"
+                )
             elif (
                 given.shape not in (torch.Size(), scores.shape[:-1]) or given.dtype != scores.dtype
             ):

@@ -75,7 +75,8 @@ def power_cone(y: Tensor, alpha: Tensor | float) -> Tensor:
     inside, polar = _places(z.detach(), powers)
     flat = (z.detach()[..., 2:] == 0) & ~inside & ~polar
     # The points that need no search get a harmless one, whose derivative is not used.
-    z = torch.where(inside | polar | flat, z.new_tensor([1.0, 1.0, 3.0]), z)
+    other = torch.tensor([1.0, 1.0, 3.0], dtype=z.dtype, device=z.device)
+    z = torch.where(inside | polar | flat, other, z)
     (logit,) = ops.search(_root, z, powers)
     for _ in range(3):
         value, slope, _ = _mismatch(z, powers, logit)

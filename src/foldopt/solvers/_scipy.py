@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"scipy.{name.replace('_', '.')}")
     except ImportError as error:
         raise ImportError(
-            'solvers: the engines need scipy: pip install "fold-opt[solvers]"'
+            'foldopt: engines and sparse matrices need scipy: pip install "fold-opt[solvers]"'
         ) from error
     globals()[name] = module  # from now on an ordinary attribute
     return module

@@ -83,9 +83,7 @@ def available() -> tuple[Engine, ...]:
         for name, given in table.items()
     ]
     engines += [
-        Engine(
-            name, "", importlib.metadata.version("fold-opt"), problems, "Apache-2.0", "batched", ""
-        )
+        Engine(name, "", _version("fold-opt"), problems, "Apache-2.0", "batched", "")
         for name, problems in _OWN.items()
     ]
     return tuple(engines)
@@ -96,9 +94,17 @@ def _engine(solver: str, name: str, given: dict[str, Any]) -> Engine:
     return Engine(
         solver=solver,
         name=name,
-        version=importlib.metadata.version(given["pip"]) if here else None,
+        version=_version(given["pip"]) if here else None,
         problems=given["classes"],
         licence=given["licence"] or "",
         workers="threads" if given["releases_gil"] else "processes",
         install=f"pip install {given['pip']}",
     )
+
+
+def _version(package: str) -> str:
+    """What pip says; a package that came another way, from conda or a checkout, may be unknown."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

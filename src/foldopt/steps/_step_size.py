@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foldopt import _calculus as calculus
-from foldopt._gradient import objective_gradient
+from foldopt._gradient import objective_gradient, ordinary
 from foldopt._tree import Layout, Leaves, flatten, unflatten
 from foldopt.diagnose._lanczos import best_step_size, ends, ends_on_set, krylov
 from foldopt.steps._step import positive_step_size
@@ -116,6 +116,9 @@ def _automatic(
     is the spectrum of T H T, and the α for which ρ(∂P (I − αH)) is least; see
     :func:`~foldopt.diagnose._lanczos.ends_on_set` for the others.
     """
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # records nothing
+        with torch.inference_mode(False):
+            return _automatic(objective, operator, ordinary(x), ordinary(params))
     leaves, spec = flatten(_detached(x))
     params = _detached(params)
     state = tuple(leaves)
@@ -158,11 +161,8 @@ def _automatic(
 
 def _recorded(function: Callable[..., Leaves], at: Leaves) -> LeafMap:
     """u ↦ uᵀ ∂function(at), from one evaluation, in whatever mode PyTorch is."""
-    if (
-        calculus.transforms_active()
-        or torch.compiler.is_compiling()
-        or torch.is_inference_mode_enabled()
-    ):
+    # In this order: while it compiles, torch 2.4 cannot be asked for transforms.
+    if torch.compiler.is_compiling() or calculus.transforms_active():
         pull = torch.func.vjp(function, *at)[1]
         return lambda u: pull(u)
     with torch.enable_grad():

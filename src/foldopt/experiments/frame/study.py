@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +114,7 @@ class Study:
 
 
 def studies() -> dict[str, Study]:
-    """All studies by name: each package of ``foldopt.experiments`` with a module ``study``.
+    """All studies by name: each folder of ``foldopt.experiments`` that holds a ``study.py``.
 
     Returns
     -------
@@ -128,13 +127,8 @@ def studies() -> dict[str, Study]:
     True
     """
     package = importlib.import_module(PACKAGE)
-    found = []
-    for module in pkgutil.iter_modules(package.__path__):
-        inside = importlib.import_module(f"{PACKAGE}.{module.name}") if module.ispkg else None
-        names = (
-            [] if inside is None else [one.name for one in pkgutil.iter_modules(inside.__path__)]
-        )
-        # The frame's own module of that name describes studies, and is none.
-        if "study" in names and module.name != "frame":
-            found.append(importlib.import_module(f"{PACKAGE}.{module.name}.study").STUDY)
+    files = [path for root in package.__path__ for path in Path(root).glob("*/study.py")]
+    # The frame's own file of that name describes studies, and is none.
+    names = {path.parent.name for path in files} - {"frame"}
+    found = [importlib.import_module(f"{PACKAGE}.{name}.study").STUDY for name in names]
     return {study.name: study for study in sorted(found, key=lambda study: study.name)}

@@ -48,9 +48,11 @@ def solve_gurobi(qp: NonconvexQP, limits: Limits, start: np.ndarray | None) -> F
     """The global minimum, by spatial branch and bound; a convex Q by its barrier method."""
     try:
         import gurobipy
+        import scipy.optimize  # noqa: F401  (gurobipy asks for it)
     except ImportError as error:
         raise ImportError(
-            "solvers.GlobalQP: engine 'gurobi' needs the package gurobipy: pip install gurobipy"
+            f"solvers.GlobalQP: engine 'gurobi' needs the packages gurobipy and scipy ({error}): "
+            "pip install gurobipy scipy"
         ) from error
     codes = gurobipy.GRB
     known = {

@@ -29,9 +29,11 @@ def solve_scip(qp: NonconvexQP, limits: Limits, start: np.ndarray | None) -> Fou
     """The global minimum of a program whose Q and p have entries of size one."""
     try:
         import pyscipopt
+        import scipy.optimize  # noqa: F401  (for the polish, after the search)
     except ImportError as error:
         raise ImportError(
-            "solvers.GlobalQP: engine 'scip' needs the package pyscipopt: pip install pyscipopt"
+            f"solvers.GlobalQP: engine 'scip' needs the packages pyscipopt and scipy ({error}): "
+            "pip install pyscipopt scipy"
         ) from error
     model, x = _model(pyscipopt, _boxed(qp, limits), limits, start)
     # optimize() holds Python's lock, and optimizeNogil() would not. But the libraries inside SCIP
