@@ -17,19 +17,15 @@ there is no curvature) ẑ stays with the others; there are no more of those tha
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from foldopt.cvxpy._parts import LARGEST, Parts
 from foldopt.cvxpy._spectrum import Spectrum, columns_of
-from foldopt.solvers import _scipy
+from foldopt.cvxpy._symmetric import Symmetric
 
 __all__ = ["Split", "split"]
 
 _NOTHING = 1e-3
-_CUT = 1e-12
-_SINGULAR = 1e-14
 
 
 def split(parts: Parts | None, turn: Spectrum) -> Split | None:
@@ -73,14 +69,7 @@ class Split:
         M[z:, z:] = -(self.C * gamma) @ self.C.T
         at = np.arange(z, len(M))
         M[at, at] -= 1 - of_rows
-        largest = np.abs(M).max(axis=1, initial=0.0)
-        self.scale = 1 / np.sqrt(np.where(largest > 0, largest, 1))
-        M *= self.scale[:, None] * self.scale
-        lapack: Any = _scipy.linalg.lapack
-        self.lu, self.pivots, info = lapack.dgetrf(M)
-        norm = np.abs(M).sum(axis=0).max(initial=0.0)
-        known = lapack.dgecon(self.lu, norm)[0] if info == 0 and len(M) else 0.0
-        self.eigen = None if known > _SINGULAR or not len(M) else np.linalg.eigh(M)
+        self.core = Symmetric(M)
 
     def __call__(self, r: np.ndarray, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x ``(n, columns)`` and w ``(m, columns)``."""
@@ -97,7 +86,7 @@ class Split:
         fixed[near] = 0.0
         of_near = rho[near] + (root * t)[near] / rest[near]
         right = np.concatenate([r[layout.columns], of_near, tau[self.kept] - self.C @ fixed])
-        found = self.scale[:, None] * self._core(self.scale[:, None] * right)
+        found = self.core.solve(right)
         n, k = len(layout.columns), len(layout.columns) + len(near)
         x[layout.columns], w[self.kept] = found[:n], found[k:]
         p = rho - self.C.T @ found[k:]
@@ -115,17 +104,6 @@ class Split:
             x[layout.defined] = moved / a
             w[layout.defined_rows] = (r[layout.defined] - bend * x[layout.defined]) / a
         return x, w
-
-    def _core(self, right: np.ndarray) -> np.ndarray:
-        if not len(right):
-            return right
-        if self.eigen is None:
-            lapack: Any = _scipy.linalg.lapack
-            return lapack.dgetrs(self.lu, self.pivots, right)[0]
-        values, vectors = self.eigen
-        large = np.abs(values) > _CUT * np.abs(values).max()
-        inverse = np.where(large, 1 / np.where(large, values, 1), 0)
-        return vectors @ (inverse[:, None] * (vectors.T @ right))
 
 
 def _scattered(to: np.ndarray, factors: np.ndarray, h: np.ndarray, count: int) -> np.ndarray:

@@ -28,6 +28,7 @@ from foldopt.cvxpy._layout import ORDER
 from foldopt.cvxpy._program import SMALL, Program
 from foldopt.cvxpy._spectrum import Spectrum, spectra
 from foldopt.cvxpy._split import Split, split
+from foldopt.cvxpy._symmetric import Symmetric
 from foldopt.nn._qp.sparse.refine import Shifted, pivoted
 from foldopt.solvers import _scipy
 
@@ -36,9 +37,7 @@ __all__ = ["System", "systems"]
 # From this share of entries on, and up to this size, a dense factorization is the faster one.
 _FILLED = 0.15
 _LARGE = 6000
-# A matrix whose reciprocal condition is below this counts as singular.
-_SINGULAR = 1e-14
-_CUT = 1e-12
+# What MINRES is to leave, in how many products at most, and how often its answer is refined.
 _KRYLOV, _PRODUCTS, _REFINEMENTS = 1e-13, 1500, 4
 
 
@@ -212,38 +211,18 @@ class _Dense:
         M[: self.n, : self.n] = P
         M[self.n :, : self.n], M[: self.n, self.n :] = held, held.T
         M[np.arange(self.n, len(M)), np.arange(self.n, len(M))] = -rest[~self.weak]
-        self.scale = 1 / np.sqrt(np.maximum(np.abs(M).max(axis=1, initial=0.0), 1e-300))
-        self.scale[np.abs(M).max(axis=1, initial=0.0) == 0] = 1.0
-        self.M = M * self.scale[:, None] * self.scale
-        lapack: Any = _scipy.linalg.lapack
-        size = np.abs(self.M).sum(axis=0).max(initial=0.0)
-        self.lu, self.pivots, info = lapack.dgetrf(self.M)
-        known = lapack.dgecon(self.lu, size)[0] if info == 0 and len(M) else 0.0
-        self.eigen = None if known > _SINGULAR or not len(M) else np.linalg.eigh(self.M)
+        self.core = Symmetric(M)
 
     def __call__(self, r: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         W, weak = self.rows[self.weak], self.weak
         # w of an eliminated row is (row x − t)/(1 − λ).
         over = t[weak] / self.rest[weak][:, None]
-        right = np.concatenate([r + W.T @ over, t[~weak]]) * self.scale[:, None]
-        found = self._once(right)
-        found = found + self._once(right - self.M @ found)
-        found = found * self.scale[:, None]
+        right = np.concatenate([r + W.T @ over, t[~weak]])
+        found = self.core.solve(right, refine=True)
         x, w = found[: self.n], np.empty_like(t)
         w[~weak] = found[self.n :]
         w[weak] = (W @ x) / self.rest[weak][:, None] - over
         return x, w
-
-    def _once(self, right: np.ndarray) -> np.ndarray:
-        if not len(right):
-            return right
-        if self.eigen is None:
-            lapack: Any = _scipy.linalg.lapack
-            return lapack.dgetrs(self.lu, self.pivots, right)[0]
-        values, vectors = self.eigen
-        large = np.abs(values) > _CUT * np.abs(values).max(initial=0.0)
-        inverse = np.where(large, 1 / np.where(large, values, 1), 0)
-        return vectors @ (inverse[:, None] * (vectors.T @ right))
 
 
 class _Sparse:
