@@ -116,6 +116,8 @@ def check_solution(
                 f"x_star must be a real floating-point tensor, got {describe([leaf])}; an integer "
                 "solution has no derivative"
             )
+        if leaf.layout != torch.strided:
+            raise TypeError(f"x_star must be dense, got {leaf.layout}: pass x_star.to_dense()")
         if leaf.dim() < batch_dims or leaf.shape[:batch_dims] != first.shape[:batch_dims]:
             raise ValueError(
                 f"x_star: with batch_dims={batch_dims} every leaf needs the same {batch_dims} "

@@ -70,7 +70,7 @@ class Layout:
             return leaves[0]
         lead = leaves[0].dim() - len(self.batch) - len(self.events[0])
         parts = [
-            leaf.reshape(*leaf.shape[:lead], self.samples, size)
+            leaf.reshape((*leaf.shape[:lead], self.samples, size))
             for leaf, size in zip(leaves, self.sizes, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -82,7 +82,7 @@ class Layout:
         lead = flat.shape[:-2]
         parts = (flat,) if len(self.events) == 1 else flat.split(self.sizes, dim=-1)
         return tuple(
-            part.reshape(*lead, *self.batch, *event)
+            part.reshape((*lead, *self.batch, *event))
             for part, event in zip(parts, self.events, strict=True)
         )
 

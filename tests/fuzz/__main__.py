@@ -25,7 +25,7 @@ from hypothesis.errors import Flaky
 
 from tests.fuzz.calls import HEALTH, TARGETS, Call, calls
 from tests.fuzz.check import BrokenError, check
-from tests.fuzz.known import hangs, is_known
+from tests.fuzz.known import is_known
 
 EXAMPLES = 40
 HEADER = "import numpy as np, torch, foldopt as fo\nimport tests.fuzz.functions as f\n"
@@ -76,8 +76,6 @@ def one(
     )  # fmt: skip
     @given(calls(name))
     def draw(call: Call) -> None:
-        if hangs(name, repr(call)):
-            return
         faulthandler.dump_traceback_later(120, exit=True)
         LAST.write_text(f"{HEADER}{call!r}\n", encoding="utf-8")
         try:

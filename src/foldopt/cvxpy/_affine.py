@@ -43,7 +43,7 @@ class _Product(torch.autograd.Function):
             out = (matrix.csr @ flat[0])[None]
         else:
             out = np.ascontiguousarray((matrix.csr @ np.ascontiguousarray(flat.T)).T)
-        return torch.from_numpy(out).reshape(*x.shape[:-1], len(out[0])).to(x)
+        return torch.from_numpy(out).reshape(*x.shape[:-1], out.shape[-1]).to(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -86,6 +86,11 @@ def checked_values(
                 f"CvxpyLayer: parameter {i} must be a tensor, got {type(value).__name__}: "
                 "torch.as_tensor(value)"
             )
+        if value.is_complex():
+            raise TypeError(
+                f"CvxpyLayer: parameter {i} is {value.dtype}, and programs here are real: pass the "
+                "real and the imaginary parts as two parameters"
+            )
         seen, extra = tuple(value.shape), value.dim() - len(shape)
         if extra not in (0, 1):
             raise ValueError(

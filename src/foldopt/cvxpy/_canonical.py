@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +60,7 @@ class Input:
             value = torch.log(value)
         if self.symmetric:
             value = (value + value.mT) / 2
-        flat = value.reshape(*value.shape[: value.dim() - len(self.shape)], -1)
+        flat = value.reshape(*value.shape[: value.dim() - len(self.shape)], math.prod(self.shape))
         return flat.index_select(-1, self.take.to(value.device))
 
 

@@ -100,7 +100,8 @@ class Conic:
 
         def stacked(parts: list[np.ndarray | None], size: int) -> Tensor:
             rows = [np.full(size, np.nan) if part is None else part for part in parts]
-            return torch.from_numpy(np.stack(rows)).to(like)
+            made = np.stack(rows) if rows else np.zeros((0, size))
+            return torch.from_numpy(made).to(like)
 
         n, m = q.shape[-1], b.shape[-1]
         x = stacked([one.x for one in samples], n)

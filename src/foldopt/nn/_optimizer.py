@@ -18,7 +18,7 @@ from foldopt.status import Solution
 from foldopt.step import Step
 from foldopt.unroll import fixed_point
 
-__all__ = ["DEFAULT", "FoldedOptimizer", "Options", "check_options", "like", "start_of"]
+__all__ = ["DEFAULT", "FoldedOptimizer", "Options", "check_options", "like", "point_of", "start_of"]
 
 Solver = Callable[..., Any]
 
@@ -113,6 +113,7 @@ class FoldedOptimizer(nn.Module):
         x0
             Where to start, ``(B, n)``, if there is no solver.
         """
+        _check_real(self.name, params)
         step, prepared = self.step.bind(*params)
         if self.solver is None:
             state = self._iterate(step, prepared, params, x0)
@@ -130,6 +131,7 @@ class FoldedOptimizer(nn.Module):
         *params
             What objective and constraints take after x.
         """
+        _check_real(self.name, params)
         step, prepared = self.step.bind(*params)
         state = self._fold(step, prepared, params, lambda *_: x_star)
         return state if step.readout is None else step.readout(state, *prepared)
@@ -196,14 +198,62 @@ def _cut(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
-def start_of(name: str, x0: Any, params: tuple[Any, ...]) -> Tensor:
-    """A starting point, or a given solution: a tensor or an array."""
+def start_of(
+    name: str, x0: Any, params: tuple[Any, ...], dims: tuple[int, ...] | None = (1, 2)
+) -> Tensor:
+    """A starting point, or a given solution: a tensor or an array, of so many dimensions."""
     if not isinstance(x0, (Tensor, np.ndarray)):
         raise ValueError(
             f"{name}: there is no solver, and so a call needs a tensor to start from: "
             f"layer(*params, x0=…), got {x0!r}"
         )
-    return like(x0, params)
+    if isinstance(x0, np.ndarray) and x0.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: x0 must hold real numbers, got an array of {x0.dtype}")
+    if isinstance(x0, Tensor) and x0.layout != torch.strided:
+        raise TypeError(f"{name}: x0 must be dense, got {x0.layout}: pass .to_dense()")
+    x = like(x0, params)
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name}: x0 must be a real floating-point tensor, got {x.dtype} of shape "
+            f"{tuple(x.shape)}: pass x0.double(), or the params' dtype"
+        )
+    if dims is not None and x.dim() not in dims:
+        raise ValueError(
+            f"{name}: x0 must have shape (n,) or (B, n), got {tuple(x.shape)}. Of a number, make a "
+            "vector of n entries: x0.expand(B, n)"
+        )
+    return x
+
+
+def point_of(name: str, x0: Any, params: tuple[Any, ...]) -> Tensor:
+    """:func:`start_of` for x, which has an entry or more, in one of the params' dtypes."""
+    x = start_of(name, x0, params)
+    if x.shape[-1] == 0:
+        raise ValueError(
+            f"{name}: x0 must have shape (n,) or (B, n) with n of 1 or more, got {tuple(x.shape)}"
+        )
+    leaves = [leaf for leaf in flatten(params)[0] if isinstance(leaf, Tensor)]
+    dtypes = {leaf.dtype for leaf in leaves if leaf.is_floating_point()}
+    if dtypes and x.dtype not in dtypes:
+        raise TypeError(
+            f"{name}: x0 is {x.dtype}, the params are {', '.join(sorted(map(str, dtypes)))}: "
+            "nothing is cast unasked. Pass x0.to(param.dtype)"
+        )
+    return x
+
+
+def _check_real(name: str, params: tuple[Any, ...]) -> None:
+    for i, param in enumerate(params):
+        for leaf in flatten(param)[0]:
+            if isinstance(leaf, complex):
+                raise TypeError(
+                    f"{name}: param {i} is {leaf!r}, and x is real: pass .real and .imag"
+                )
+            if isinstance(leaf, Tensor) and leaf.is_complex():
+                raise TypeError(
+                    f"{name}: param {i} is {leaf.dtype} of shape {tuple(leaf.shape)}, and x is "
+                    "real: pass its real and imaginary parts, torch.view_as_real"
+                )
 
 
 def like(found: Any, params: tuple[Any, ...]) -> Tensor:

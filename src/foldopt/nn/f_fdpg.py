@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like
+from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, start_of
 from foldopt.operators._inverse import matvec
+from foldopt.solvers.fdpg import check_weight
 from foldopt.steps import fdpg
 
 __all__ = ["f_fdpg"]
@@ -65,12 +67,23 @@ def f_fdpg(
     True
     """
     step = fdpg(prox)
+    first = step.precompute
+    assert first is not None
+
+    def checked(*params: Any) -> tuple[Any, ...]:
+        _check_dtypes(params)
+        prepared = first(*params)
+        if prox is None:
+            check_weight("f_fdpg", params)
+        return prepared
+
+    step = dataclasses.replace(step, precompute=checked)
 
     def to_state(found: Any, d: Tensor, D: Tensor, *rest: Any) -> Tensor:
         m, n = D.shape[-2:]
         if found is None:
             return d.new_zeros(*d.shape[:-1], m)
-        value = like(found, (d,))
+        value = start_of("f_fdpg", found, (d,), None) if solver is None else like(found, (d,))
         if value.shape == (*d.shape[:-1], n) and m != n:
             # Dᵀ w = x − d, which has one solution where the rows of D are independent.
             return matvec(torch.linalg.pinv(D.mT), value - d)
@@ -82,3 +95,12 @@ def f_fdpg(
         return value
 
     return FoldedOptimizer(step, to_state, solver, options, "f_fdpg")
+
+
+def _check_dtypes(params: tuple[Any, ...]) -> None:
+    for name, block in zip(("d", "D"), params, strict=False):
+        if isinstance(block, Tensor) and block.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"f_fdpg: {name} is {block.dtype} of shape {tuple(block.shape)}. The norm of D "
+                "needs float32 or float64, and nothing is cast unasked: pass .float()"
+            )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foldopt._program import Constraint, Function, Program
-from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, start_of
+from foldopt.nn._optimizer import DEFAULT, FoldedOptimizer, Options, Solver, like, point_of
 from foldopt.operators._inverse import matvec
 from foldopt.operators.polyhedron import polyhedron
 from foldopt.operators.quadratic_program import Solver as InnerSolver
@@ -193,7 +193,7 @@ def _pgd(
         return torch.where(size > 0, 1 / torch.where(size > 0, size, 1), 1)
 
     def to_state(found: Any, *params: Any) -> Tensor:
-        x = start_of(name, found, params) if solver is None else like(found, params)
+        x = point_of(name, found, params) if solver is None else like(found, params)
         _check_affine(name, program, x, params)
         return x
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from foldopt._program import Constraint, Function
 from foldopt.nn._optimizer import (
     DEFAULT,
@@ -13,6 +15,7 @@ from foldopt.nn._optimizer import (
     Solver,
     check_options,
     like,
+    point_of,
     start_of,
 )
 from foldopt.operators import Method, PrimalDual
@@ -92,7 +95,12 @@ def f_sqp(
     def to_state(found: Any, *params: Any) -> PrimalDual:
         if isinstance(found, (tuple, list)) and len(found) == 3:
             return PrimalDual(*(start_of("f_sqp", part, params) for part in found))
-        x = start_of("f_sqp", found, params) if solver is None else like(found, params)
+        x = point_of("f_sqp", found, params) if solver is None else like(found, params)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"f_sqp: x is {x.dtype} of shape {tuple(x.shape)}. Its multipliers need float32 or "
+                "float64, and nothing is cast unasked: pass x and the params as .float()"
+            )
         return find(x, *params)
 
     return FoldedOptimizer(step, to_state, solver, options, "f_sqp")

@@ -117,4 +117,7 @@ def least_squares_multipliers(gradient: Tensor, g: Tensor, G: Tensor, A: Tensor)
     system = torch.cat([(rows / length.unsqueeze(-1)).mT, torch.diag_embed(weight)], -2)
     right = torch.cat([-gradient, gradient.new_zeros(*gradient.shape[:-1], m + k)], -1)
     assert system.shape[-2] == n + m + k
-    return (torch.linalg.pinv(system) @ right.unsqueeze(-1)).squeeze(-1) / length
+    # What is not finite would be an error for all samples; so it is NaN for those that have it.
+    fine = torch.isfinite(system).all(-1, keepdim=True).all(-2, keepdim=True)
+    inverse = torch.linalg.pinv(torch.where(fine, system, 0))
+    return (torch.where(fine, inverse, torch.nan) @ right.unsqueeze(-1)).squeeze(-1) / length

@@ -15,8 +15,11 @@ from foldopt._tree import flatten, unflatten
 from foldopt.solvers._run.arrays import check_params
 
 __all__ = [
+    "HALF",
     "StartLike",
     "batch_of",
+    "check_dtypes",
+    "check_real",
     "check_size",
     "check_step_size",
     "picked",
@@ -47,6 +50,7 @@ def point_of(name: str, start: StartLike, params: tuple[Any, ...], batched: bool
             f"{name}: start must be a tensor or an array of shape (n,) or (B, n), or a function "
             f"start(*params) that returns one, got {type(start).__name__}"
         )
+    check_real(name, {"start": start})
     like = reference_of(params)
     dtype, device = (None, None) if like is None else (like.dtype, like.device)
     x = to_tensor(start, dtype, device).detach()
@@ -59,6 +63,40 @@ def point_of(name: str, start: StartLike, params: tuple[Any, ...], batched: bool
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name}: start holds numbers that are not finite")
     return x
+
+
+def check_real(name: str, values: dict[str, Any]) -> None:
+    """Raise if a tensor or an array holds complex numbers, or is not dense."""
+    for said, value in values.items():
+        for leaf in flatten(value)[0]:
+            if isinstance(leaf, complex):
+                raise TypeError(f"{name}: {said} is {leaf!r}, and x is real: pass .real and .imag")
+            array = isinstance(leaf, (Tensor, np.ndarray))
+            if array and "complex" in str(leaf.dtype):
+                raise TypeError(
+                    f"{name}: {said} is {leaf.dtype} of shape {tuple(leaf.shape)}, and x is real: "
+                    "pass its real and imaginary parts, torch.view_as_real"
+                )
+            if said == "start" and isinstance(leaf, Tensor) and leaf.layout != torch.strided:
+                raise TypeError(f"{name}: start must be dense, got {leaf.layout}: .to_dense()")
+
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def check_dtypes(
+    name: str, params: tuple[Any, ...], refused: tuple[torch.dtype, ...] = HALF
+) -> None:
+    """Raise if a param holds complex numbers, or numbers that the loop cannot compute with."""
+    check_real(name, {f"param {i}": param for i, param in enumerate(params)})
+    for i, param in enumerate(params):
+        for leaf in flatten(param)[0]:
+            if isinstance(leaf, Tensor) and leaf.dtype in refused:
+                raise TypeError(
+                    f"{name}: param {i} is {leaf.dtype} of shape {tuple(leaf.shape)}. Its "
+                    "iterations need float32 or float64, and nothing is cast unasked: pass "
+                    ".float()"
+                )
 
 
 def check_size(name: str, n: int | None) -> None:
@@ -83,13 +121,18 @@ def batch_of(
 
 
 def start_of(
-    name: str, start: StartLike, params: tuple[Any, ...]
+    name: str,
+    start: StartLike,
+    params: tuple[Any, ...],
+    refused: tuple[torch.dtype, ...] = (),
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """The start of a batched loop in the shape of x, and the params cut from their graphs.
 
-    Raises if a param holds NaN or inf.
+    Raises if a param holds NaN or inf, or numbers that the loop cannot compute with; ``refused``
+    are the dtypes of these, beside complex ones.
     """
     check_params(params)
+    check_dtypes(name, params, refused)
     leaves, spec = flatten(params)
     cut = unflatten([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
     return point_of(name, start, cut, batched=True), cut

@@ -92,7 +92,13 @@ class ADMM(Settings):
             be), or Q is not positive semidefinite.
         """
         check_numbers((Q, p, G, h, A, b, lower, upper), NAMES, INFINITE)
-        blocks = [None if part is None else part.detach() for part in (Q, p, G, h, A, b)]
+        if isinstance(p, Tensor) and p.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"solvers.ADMM: p is {p.dtype} of shape {tuple(p.shape)}. Its factors need float32 "
+                "or float64, and nothing is cast unasked: pass .float()"
+            )
+        given = (Q, p, G, h, A, b)
+        blocks = [part.detach() if isinstance(part, Tensor) else part for part in given]
         try:
             (Q, p, G, h, A, b), batch = blocks_of(*blocks)  # pyright: ignore[reportArgumentType]
             Q = (Q + Q.mT) / 2

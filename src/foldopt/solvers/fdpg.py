@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from foldopt.operators._inverse import matvec
 from foldopt.solvers._momentum import accelerate, verdicts
 from foldopt.solvers._multipliers import Multipliers
 from foldopt.solvers._settings import Settings
-from foldopt.solvers._start import start_of
+from foldopt.solvers._start import HALF, start_of
 from foldopt.status import Solution, Status
 
 __all__ = ["FDPG"]
@@ -101,10 +103,10 @@ class FDPG(Settings):
                 f"(*batch, n), got D {tuple(D.shape)} and d {tuple(d.shape)}"
             )
         zero = d.new_zeros(*d.shape[:-1], D.shape[-2])
-        w, (d, D, *others) = start_of("solvers.FDPG", zero, (d, D, *rest))
+        w, (d, D, *others) = start_of("solvers.FDPG", zero, (d, D, *rest), HALF)
+        if self.prox is None:
+            check_weight("solvers.FDPG", (d, D, *others))
         operator = _l1 if self.prox is None else self.prox
-        if self.prox is None and len(others) != 1:
-            raise TypeError("solvers.FDPG: without a prox, call it as (d, D, weight)")
         usable = torch.isfinite(D).all()
         L = torch.linalg.matrix_norm(torch.where(usable, D, 0), 2).square()
         L = torch.where(L > 0, L, 1)
@@ -121,6 +123,36 @@ class FDPG(Settings):
         x, w = torch.where(lost, torch.nan, x), torch.where(lost, torch.nan, w)
         multipliers = Multipliers(w[..., :0], -w, torch.zeros_like(x))
         return Solution(x, status, multipliers, None, verdicts(status))
+
+
+def check_weight(name: str, params: tuple[Any, ...]) -> None:
+    """Raise unless what comes after d and D is one weight: a number, or numbers that fit to w."""
+    d, D, *rest = params
+    if len(rest) != 1:
+        raise TypeError(
+            f"{name}: without a prox, call it as (d, D, weight); got {len(rest)} arguments after D"
+        )
+    weight: Any = rest[0]
+    wanted = (*d.shape[:-1], D.shape[-2])
+    if isinstance(weight, np.ndarray) and weight.dtype.kind in "fiu":
+        weight = torch.as_tensor(weight)
+    if not isinstance(weight, Tensor):
+        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)):
+            raise TypeError(
+                f"{name}: weight must be a number or a tensor, got {type(weight).__name__}"
+            )
+        if not 0 <= weight <= sys.float_info.max:
+            raise ValueError(f"{name}: weight must be 0 or more, and finite; got {weight!r:.20}")
+        return
+    if weight.layout != torch.strided:
+        raise TypeError(f"{name}: weight must be dense, got {weight.layout}: pass .to_dense()")
+    seen = tuple(weight.shape)
+    ends = zip(reversed(seen), reversed(wanted), strict=False)
+    if len(seen) > len(wanted) or any(one not in (1, other) for one, other in ends):
+        raise ValueError(
+            f"{name}: weight must broadcast to {wanted}, the shape of D x, beside d of shape "
+            f"{tuple(d.shape)} and D of shape {tuple(D.shape)}; got {seen}"
+        )
 
 
 def _l1(y: Tensor, factor: Tensor, weight: Tensor | float) -> Tensor:

@@ -20,7 +20,14 @@ from foldopt.solvers._ipopt.sparsity import Pattern, full_pattern
 from foldopt.solvers._multipliers import Multipliers
 from foldopt.solvers._run.samples import solve_samples
 from foldopt.solvers._settings import Settings
-from foldopt.solvers._start import StartLike, batch_of, check_size, point_of, reference_of
+from foldopt.solvers._start import (
+    StartLike,
+    batch_of,
+    check_real,
+    check_size,
+    point_of,
+    reference_of,
+)
 from foldopt.status import Solution, Status
 
 __all__ = ["ENGINES", "Ipopt"]
@@ -167,10 +174,13 @@ class Ipopt(Settings):
         ------
         ImportError
             If no package that brings Ipopt is installed.
+        TypeError
+            If a param is complex.
         ValueError
             If shapes do not fit, or a param is not finite.
         """
         engine = installed(self.engine)
+        check_real("solvers.Ipopt", {f"param {i}": param for i, param in enumerate(params)})
         x0 = self._begin(params)
         program = Program.of(
             self.objective, self.inequality, self.equality, self.shared, "solvers.Ipopt"

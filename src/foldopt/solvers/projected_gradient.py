@@ -113,7 +113,7 @@ class ProjectedGradient(Settings):
         TypeError, ValueError
             If shapes or kinds do not fit.
         """
-        x0, params = start_of("solvers.ProjectedGradient", self.start, params)
+        x0, params = start_of("solvers.ProjectedGradient", self.start, params, (torch.float16,))
         selected = picked(params, self.projection_params, "projection_params")
         generator = torch.Generator().manual_seed(self.seed)
         end = None if self.time_limit is None else time.monotonic() + self.time_limit

@@ -15,7 +15,14 @@ from foldopt.solvers._multipliers import Multipliers
 from foldopt.solvers._run.arrays import check_params
 from foldopt.solvers._settings import Settings
 from foldopt.solvers._sqp.loop import Limits, State, solve
-from foldopt.solvers._start import StartLike, batch_of, check_size, point_of, reference_of
+from foldopt.solvers._start import (
+    StartLike,
+    batch_of,
+    check_dtypes,
+    check_size,
+    point_of,
+    reference_of,
+)
 from foldopt.status import Solution, Status
 
 __all__ = ["SQP"]
@@ -129,10 +136,11 @@ class SQP(Settings):
 
         Raises
         ------
-        ValueError
-            If shapes do not fit, or a param holds NaN or inf.
+        TypeError, ValueError
+            If shapes or kinds do not fit, or a param holds NaN or inf.
         """
         check_params(params)
+        check_dtypes("solvers.SQP", params)
         dims = batch_of("solvers.SQP", params, self.shared, self.batch_dims)
         common = tuple(i for i, dim in enumerate(dims) if dim is None)
         program = Program.of(self.objective, self.inequality, self.equality, common, "solvers.SQP")

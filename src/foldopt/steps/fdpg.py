@@ -95,7 +95,9 @@ def fdpg(prox: Callable[..., Tensor] | None = None) -> Step:
                 f"(*batch, n), got D {tuple(D.shape)} and d {tuple(d.shape)}"
             )
         # Every L > 0 has the same fixed points, so that L counts as a constant.
-        L = torch.linalg.matrix_norm(D.detach(), 2).square()
+        # LAPACK refuses what is not finite; where D is not, neither is the update.
+        safe = torch.where(torch.isfinite(D).all(), D, 0).detach()
+        L = torch.linalg.matrix_norm(safe, 2).square()
         L = torch.where(L > 0, L, 1)
         return (d, D, L[..., None] if L.dim() else L, *rest)
 

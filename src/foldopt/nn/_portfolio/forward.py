@@ -8,6 +8,7 @@ off their answer, and end with the same Newton step.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ __all__ = ["Answer", "solve"]
 _TOLERANCE = 1e-9
 _ROUNDING = 1e-12
 _DEFINITE = 1e-10
+# For an engine's share of one sample, if there is an engine that looks at the clock: far more than
+# it takes, lest bad data take for ever.
+_SECONDS = 60.0
 
 FLAT = "the portfolio is not unique: other weights are as good, and it has no derivative"
 
@@ -93,7 +97,7 @@ def solve(
         How far rounding has moved the entries of V: a singular V may then look indefinite.
     """
     program = _Program(c, V, risk if bounded else None, None if bounded else risk)
-    usable = torch.tensor([not text for text in said], device=c.device)
+    usable = torch.tensor([not text for text in said], dtype=torch.bool, device=c.device)
     status = torch.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
     program = _refused(program, usable, status, said, eps)
     t_end = None if program.delta is None else 1 / program.delta
@@ -207,9 +211,16 @@ def _ask(
 
 
 def _by_engine(Q: Tensor, p: Tensor) -> Any:
-    """min ½xᵀQx + pᵀx s.t. 1ᵀx = 1, x ≥ 0."""
+    """x and the multipliers of min ½xᵀQx + pᵀx s.t. 1ᵀx = 1, x ≥ 0, in the scale of size one."""
+    # In any other an engine may run for ever: its tolerances have none.
+    size = torch.maximum(Q.abs().amax((-2, -1)), p.abs().amax(-1)).unsqueeze(-1)
+    size = torch.where(size > 0, size, 1)
     one = torch.ones(1, dtype=torch.float64)
-    return solvers.QP()(Q.cpu(), p.cpu(), None, None, one.expand(1, p.shape[-1]), one, 0.0, None)
+    timed = any(importlib.util.find_spec(name) for name in ("daqp", "clarabel"))
+    return solvers.QP(time_limit=_SECONDS if timed else None)(
+        (Q / size.unsqueeze(-1)).cpu(), (p / size).cpu(), None, None,
+        one.expand(1, p.shape[-1]), one, 0.0, None,
+    )  # fmt: skip
 
 
 def _settled(program: _Program, found: _Found, status: Tensor, said: list[str]) -> _Found:

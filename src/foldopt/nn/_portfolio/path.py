@@ -136,6 +136,7 @@ def _tableau(
     T[:, :n, n + 1] = -c
     T[:, n, :n] = c
     T[rows, :n, first] = 1.0
-    T[rows, first] = T.new_tensor([-1.0] * (n + 1) + [0.0])
+    last = torch.tensor([-1.0] * (n + 1) + [0.0], dtype=T.dtype, device=T.device)
+    T[rows, first] = last
     T[rows, first, first] = 0.0
     return T, level

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,14 @@ from torch import Tensor
 __all__ = ["Units", "benign", "checked", "scaled", "unusable"]
 
 NAMES = ("returns", "covariance", "risk")
+
+# Of the scaled program: above this, products of two such numbers soon are no numbers any more.
+_LARGE = 1e100
+_BESIDE = {
+    "returns": "their own range",
+    "covariance": "the unit of risk",
+    "risk": "the range of the returns over the covariance",
+}
 
 
 def checked(returns: Any, covariance: Any, risk: Any) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
@@ -31,7 +41,11 @@ def checked(returns: Any, covariance: Any, risk: Any) -> tuple[Tensor, Tensor, T
             f"{tuple(returns.shape)}"
         )
     number = isinstance(risk, int | float) and not isinstance(risk, bool)
-    level: Any = returns.new_tensor(float(risk)) if number else risk
+    level: Any = risk
+    if number:
+        if abs(risk) > sys.float_info.max and abs(risk) != math.inf:
+            raise ValueError("nn.Portfolio: risk must be a number that a float can hold")
+        level = torch.tensor(float(risk), dtype=returns.dtype, device=returns.device)
     n, batch, first = returns.shape[-1], torch.Size(), ""
     events = {"returns": (n,), "covariance": (n, n), "risk": ()}
     for (name, event), block in zip(events.items(), (returns, covariance, level), strict=True):
@@ -99,16 +113,28 @@ def unusable(c: Tensor, V: Tensor, risk: Tensor) -> list[str]:
     """What is wrong with the numbers of each sample, "" for nothing."""
     said = [""] * len(c)
     # One sum says that all is finite; only if it is not, each entry is looked at.
-    if bool(torch.isfinite(c.sum() + V.sum() + risk.sum())):
+    if bool(_size(c) + _size(V) + _size(risk) <= _LARGE):
         return said
     for name, block, events in zip(NAMES, (c, V, risk), (1, 2, 0), strict=True):
         shared = block.dim() == events
-        bad = ~torch.isfinite(block if not shared else block.unsqueeze(0))
-        for i in torch.nonzero(bad.flatten(1).any(-1) if events else bad).flatten().tolist():
-            text = f"{name}{'' if shared else f' of sample {i}'} holds NaN or inf"
+        rows = block.reshape(1, -1) if shared else block.reshape(len(block), -1)
+        bad = ~(rows.abs() <= _LARGE).all(-1)
+        for i in torch.nonzero(bad).flatten().tolist():
+            text = f"{name}{'' if shared else f' of sample {i}'} "
+            if bool(torch.isfinite(rows[i]).all()):
+                text += (
+                    f"is too large beside {_BESIDE[name]}: up to {float(rows[i].abs().max()):.1e} "
+                    f"times as large, and no more than {_LARGE:.0e} can be computed with"
+                )
+            else:
+                text += f"holds NaN or inf, or is too large beside {_BESIDE[name]}"
             for k in range(len(c)) if shared else (i,):
                 said[k] = said[k] or text
     return said
+
+
+def _size(block: Tensor) -> Tensor:
+    return block.abs().amax() if block.numel() else block.new_zeros(())
 
 
 def benign(c: Tensor, V: Tensor, risk: Tensor, bad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

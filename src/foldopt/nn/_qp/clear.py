@@ -20,6 +20,7 @@ _EXACT = 128 * np.finfo(float).eps
 _FAR = 1e30  # beyond this a limit is none
 
 
+@np.errstate(all="ignore")  # what overflows is not clear
 def clear(scaled: Scaled, sides: np.ndarray, x: np.ndarray, multipliers: np.ndarray) -> bool:
     """Look at all samples.
 

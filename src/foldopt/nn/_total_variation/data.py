@@ -99,7 +99,7 @@ def _operator(D: Any, signal: Tensor, batch: torch.Size, dimensions: int) -> Ten
             f"{_NAME}: a sparse operator must have shape (m, n), the same for all samples; got "
             f"{tuple(D.shape)}"
         )
-    return D if shared else D.reshape(-1, *D.shape[-2:])
+    return D if shared else D.reshape(math.prod(batch), *D.shape[-2:])
 
 
 def _weight(weight: Any, signal: Tensor, batch: torch.Size, rows: int | None) -> Tensor:

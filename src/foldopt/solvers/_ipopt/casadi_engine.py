@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foldopt.solvers._ipopt.derivatives import Oracle
 from foldopt.solvers._ipopt.engines import Raw, Request
 
 __all__ = ["solve"]
@@ -23,7 +24,7 @@ def solve(request: Request) -> Raw:
     J, order_J = _sparsity(casadi, m, n, rows, columns)
     H, order_H = _sparsity(casadi, n, n, high, low)  # casadi has the upper triangle
     x, p, f, g = _dense(casadi, n), _dense(casadi, 0, 0), _dense(casadi, 1), _dense(casadi, m)
-    build = _callback_class()
+    build = functools.partial(_callback_class(), oracle)
     nlp = build(
         "nlp",
         lambda x, _p: (oracle.value(x), oracle.constraints(x)),
@@ -103,13 +104,14 @@ def _callback_class() -> Callable[..., Any]:
 
         def __init__(
             self,
+            oracle: Oracle,
             name: str,
             function: Callable[..., tuple[Any, ...]],
             taken: dict[str, Any],
             given: dict[str, Any],
         ) -> None:
             casadi.Callback.__init__(self)
-            self.function = function
+            self.numbers, self.function = oracle, function
             self.taken, self.given = list(taken.items()), list(given.items())
             self.construct(name, {})
 
@@ -132,6 +134,21 @@ def _callback_class() -> Callable[..., Any]:
             return self.given[i][1]
 
         def eval(self, arguments: Any) -> tuple[Any, ...]:
-            return self.function(*(_flat(argument) for argument in arguments))
+            """The values; NaN for all once something was raised, of which casadi would only print
+            the traceback: it is kept, and raised when Ipopt has come back.
+            """
+            try:
+                found = self.function(*(_flat(argument) for argument in arguments))
+                for value, (name, sparsity) in zip(found, self.given, strict=True):
+                    if isinstance(value, np.ndarray) and value.size != sparsity.nnz():
+                        raise ValueError(
+                            f"solvers.Ipopt: objective, inequality and equality gave {value.size} "
+                            f"numbers ({name}) at a later x, and {sparsity.nnz()} at the start: "
+                            "how many there are may not depend on x"
+                        )
+                return found
+            except BaseException as error:
+                self.numbers.error = self.numbers.error or error
+                return tuple(casadi.DM(sparsity, np.nan) for _, sparsity in self.given)
 
     return Function
