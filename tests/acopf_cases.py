@@ -1,12 +1,16 @@
-"""A small grid with one of everything, in MATPOWER's tables."""
+"""A small grid with one of everything, in MATPOWER's tables, and the params of a grid."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-__all__ = ["small"]
+from foldopt.nn.acopf import Grid
+
+__all__ = ["params_of", "small"]
 
 
 def small(**changes: Any) -> dict[str, Any]:
@@ -52,3 +56,7 @@ def small(**changes: Any) -> dict[str, Any]:
         **{key: np.array(table, dtype=float) for key, table in tables.items()},
         **changes,
     }
+
+
+def params_of(grid: Grid) -> list[Tensor]:
+    return [torch.tensor(part) for part in (grid.pd, grid.qd, grid.quadratic, grid.linear)]

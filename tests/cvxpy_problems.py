@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foldopt.cvxpy import CvxpyLayer
+
 F64 = torch.float64
 
 
@@ -217,3 +219,11 @@ CONES = {
     "exponential": exponential,
     "power": power,
 }
+
+
+def layer_of(case: Case, **options: Any) -> CvxpyLayer:
+    return CvxpyLayer(case.problem, case.parameters, case.variables, gp=case.gp, **options)
+
+
+def leaves(*values: Tensor) -> list[Tensor]:
+    return [value.clone().requires_grad_() for value in values]

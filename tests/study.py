@@ -1,4 +1,4 @@
-"""A small study, for the tests of the frame."""
+"""A small study, and what its journals hold, for the tests of the frame."""
 
 from __future__ import annotations
 
@@ -67,3 +67,7 @@ def report(config: Config, results: dict[str, Any], folder: Path) -> Report:
 
 
 STUDY = Study("squares", "How squares grow", ("numpy",), Config, jobs, work, report)
+
+
+def epochs_of(journal: Journal) -> list[int]:
+    return [line["epoch"] for line in journal.lines() if "epoch" in line]

@@ -163,6 +163,16 @@ def test_imports_run_downward() -> None:
     assert complaints(root) == []
 
 
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples", "docs/hooks"])
+def test_files_are_short(folder: str) -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert lengths
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
+
+
 def test_contributing_shows_the_same_floors() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d) \| ([^|]*) \|", text, re.M)

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
-import re
 import sys
 
 import numpy as np
 import pytest
 import torch
 import typer
-from typer.testing import CliRunner
 
 import foldopt
 from foldopt import cli
 from foldopt.experiments import market
 from foldopt.experiments.frame.command import prepare_folder
 from foldopt.experiments.markowitz import plan as markowitz
+from tests.command_line import invoke
 
 INSTALL = 'pip install "fold-opt[experiments]"'
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    exit_code: int
-    output: str
-
-
-def invoke(*arguments: str) -> Outcome:
-    """What a command did and said, without colours, boxes and line breaks."""
-    result = CliRunner().invoke(cli.application(), arguments, env={"COLUMNS": "120"})
-    plain = re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]", "", result.output)
-    return Outcome(result.exit_code, " ".join(plain.split()))
 
 
 @pytest.fixture

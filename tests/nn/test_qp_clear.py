@@ -19,7 +19,7 @@ from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.program import Program, program_of
 from foldopt.nn._qp.step import Point, params_vjp, update
 from foldopt.operators._inverse import matvec
-from tests.nn.test_qp import F64, programs
+from tests.dense_programs import F64, programs
 
 SHARED = [(), (0,), (2, 3), (0, 2, 4, 6, 7), (0, 2, 3, 4, 5, 6, 7)]
 

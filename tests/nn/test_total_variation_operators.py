@@ -15,7 +15,7 @@ from foldopt.nn._total_variation import dual, image, interior, newton, sparse
 from foldopt.nn.total_variation import TotalVariation
 from foldopt.operators import total_variation_2d
 from tests.closed_forms import F64, is_limit_of_jacobians, jacobian, leaf
-from tests.nn.test_total_variation import first_differences, layer, optimality, x_and_u
+from tests.total_variation import first_differences, layer, optimality, x_and_u
 
 images = TotalVariation(dimensions=2)
 

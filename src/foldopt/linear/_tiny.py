@@ -12,6 +12,7 @@ from foldopt.linear._common import LinearOperator, LinearSolution, default_rtol
 _LIMIT = 4096
 
 
+@np.errstate(all="ignore")  # what overflows is trouble, of which the general way tells
 def solve_tiny(
     operator: LinearOperator, b: Tensor, rtol: float | None, atol: float
 ) -> LinearSolution | None:

@@ -141,6 +141,11 @@ class SQP(Settings):
         """
         check_params(params)
         check_dtypes("solvers.SQP", params)
+        for i, param in enumerate(params):
+            if isinstance(param, Tensor) and param.layout != torch.strided:
+                raise TypeError(
+                    f"solvers.SQP: param {i} must be dense, got {param.layout}: pass .to_dense()"
+                )
         dims = batch_of("solvers.SQP", params, self.shared, self.batch_dims)
         common = tuple(i for i, dim in enumerate(dims) if dim is None)
         program = Program.of(self.objective, self.inequality, self.equality, common, "solvers.SQP")

@@ -77,6 +77,8 @@ def newton(
     alpha = damping(step_size)
 
     def update(x: Tensor, *params: Any) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"steps.newton: x must be one tensor, got {type(x).__name__}")
         still, constant = detached((x, params))
         none = still.new_zeros(*still.shape[:-1], 0)
         M = symmetric_inverse(program.hessian(still, none, none, constant)).detach()

@@ -211,6 +211,8 @@ def sound_params(
     def look(index: int, leaf: Any) -> None:
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             return
+        if leaf.layout != torch.strided:
+            raise TypeError(f"nn.NLP: param {index} must be dense, got {leaf.layout}: .to_dense()")
         finite = torch.isfinite(leaf)
         if bool(finite.all()):
             return

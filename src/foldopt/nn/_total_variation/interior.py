@@ -54,6 +54,7 @@ def interior_point(d: np.ndarray, bound: np.ndarray, D: Any) -> tuple[np.ndarray
     return u, free
 
 
+@np.errstate(all="ignore")  # what overflows does not converge
 def _solve(d: np.ndarray, D: Any, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """v, z⁻ and z⁺."""
     m, n = D.shape
