@@ -14,6 +14,7 @@ from foldopt._arguments import AUTO, CERTIFY, Adjoint, OnFailure, check_argument
 from foldopt._tree import flatten, unflatten
 from foldopt.certify import Certify
 from foldopt.layer import folded
+from foldopt.solvers._start import check_params_real
 from foldopt.status import Solution
 from foldopt.step import Step
 from foldopt.unroll import fixed_point
@@ -113,7 +114,7 @@ class FoldedOptimizer(nn.Module):
         x0
             Where to start, ``(B, n)``, if there is no solver.
         """
-        _check_real(self.name, params)
+        check_params_real(self.name, params)
         step, prepared = self.step.bind(*params)
         if self.solver is None:
             state = self._iterate(step, prepared, params, x0)
@@ -131,7 +132,7 @@ class FoldedOptimizer(nn.Module):
         *params
             What objective and constraints take after x.
         """
-        _check_real(self.name, params)
+        check_params_real(self.name, params)
         step, prepared = self.step.bind(*params)
         state = self._fold(step, prepared, params, lambda *_: x_star)
         return state if step.readout is None else step.readout(state, *prepared)
@@ -240,20 +241,6 @@ def point_of(name: str, x0: Any, params: tuple[Any, ...]) -> Tensor:
             "nothing is cast unasked. Pass x0.to(param.dtype)"
         )
     return x
-
-
-def _check_real(name: str, params: tuple[Any, ...]) -> None:
-    for i, param in enumerate(params):
-        for leaf in flatten(param)[0]:
-            if isinstance(leaf, complex):
-                raise TypeError(
-                    f"{name}: param {i} is {leaf!r}, and x is real: pass .real and .imag"
-                )
-            if isinstance(leaf, Tensor) and leaf.is_complex():
-                raise TypeError(
-                    f"{name}: param {i} is {leaf.dtype} of shape {tuple(leaf.shape)}, and x is "
-                    "real: pass its real and imaginary parts, torch.view_as_real"
-                )
 
 
 def like(found: Any, params: tuple[Any, ...]) -> Tensor:

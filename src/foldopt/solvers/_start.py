@@ -19,6 +19,7 @@ __all__ = [
     "StartLike",
     "batch_of",
     "check_dtypes",
+    "check_params_real",
     "check_real",
     "check_size",
     "check_step_size",
@@ -84,11 +85,16 @@ def check_real(name: str, values: dict[str, Any]) -> None:
 HALF = (torch.float16, torch.bfloat16)
 
 
+def check_params_real(name: str, params: tuple[Any, ...]) -> None:
+    """:func:`check_real` for the params, by their numbers."""
+    check_real(name, {f"param {i}": param for i, param in enumerate(params)})
+
+
 def check_dtypes(
     name: str, params: tuple[Any, ...], refused: tuple[torch.dtype, ...] = HALF
 ) -> None:
     """Raise if a param holds complex numbers, or numbers that the loop cannot compute with."""
-    check_real(name, {f"param {i}": param for i, param in enumerate(params)})
+    check_params_real(name, params)
     for i, param in enumerate(params):
         for leaf in flatten(param)[0]:
             if isinstance(leaf, Tensor) and leaf.dtype in refused:
