@@ -21,7 +21,7 @@ from cvxpy.utilities import scopes
 from torch import Tensor
 
 from foldopt.cvxpy._affine import Affine
-from foldopt.cvxpy._cones import Cones
+from foldopt.cvxpy._cones import Cones, scs_order
 from foldopt.cvxpy._recover import Read, read_dual, read_primal
 from foldopt.cvxpy._stuffing import cone_program
 from foldopt.nn._qp.sparse.matrix import Pattern
@@ -206,7 +206,7 @@ def _blocks(
     if m:
         values = _scipy.sparse.csr_matrix(program.reduced_A.reduced_mat)
         at, starts, _ = program.reduced_A.problem_data_index
-        rows = _upper(cones)[at] if lower else np.asarray(at)
+        rows = scs_order(cones)[at] if lower else np.asarray(at)
         last = int(starts[n])
         place = _scipy.sparse.csr_matrix(
             (np.ones(len(rows) - last), (rows[last:], np.arange(len(rows) - last))),
@@ -232,18 +232,6 @@ def _affine(block: Any, columns: tuple[slice, ...]) -> Affine:
         torch.from_numpy(constant.astype(float)),
         columns,
     )
-
-
-def _upper(cones: Cones) -> np.ndarray:
-    """Our row for each row of SCS, which has the lower triangles by columns."""
-    found = np.arange(cones.rows)
-    for group in cones.groups:
-        if group.kind == "semidefinite":
-            k = int((8 * group.rows.shape[1] + 1) ** 0.5 - 1) // 2
-            place = np.zeros((k, k), dtype=np.int64)
-            place[np.tril_indices(k)] = np.arange(group.rows.shape[1])
-            found[group.rows] = group.rows[:, place.T[np.triu_indices(k)]]
-    return found
 
 
 def _pattern(

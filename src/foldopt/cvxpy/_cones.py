@@ -13,7 +13,7 @@ from foldopt import projections
 from foldopt.projections import power_cone
 from foldopt.solvers._conic.cones import smat, svec
 
-__all__ = ["Cones", "Group"]
+__all__ = ["Cones", "Group", "scs_order"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,3 +153,15 @@ def _by_size(kind: str, sizes: np.ndarray, start: int) -> list[Group]:
     return [
         Group(kind, starts[sizes == size][:, None] + np.arange(size)) for size in np.unique(sizes)
     ]
+
+
+def scs_order(cones: Cones) -> np.ndarray:
+    """Our rows in SCS's order: its lower triangles go by columns, ours by rows."""
+    found = np.arange(cones.rows)
+    for group in cones.groups:
+        if group.kind == "semidefinite":
+            k = int((8 * group.rows.shape[1] + 1) ** 0.5 - 1) // 2
+            place = np.zeros((k, k), dtype=np.int64)
+            place[np.tril_indices(k)] = np.arange(group.rows.shape[1])
+            found[group.rows] = group.rows[:, place.T[np.triu_indices(k)]]
+    return found

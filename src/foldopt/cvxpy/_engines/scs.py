@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from foldopt.cvxpy._cones import Cones
+from foldopt.cvxpy._cones import scs_order
 from foldopt.cvxpy._program import Answer, Program
 from foldopt.solvers import _scipy
 from foldopt.status import Status
 
-__all__ = ["scs_order", "solve_scs"]
+__all__ = ["solve_scs"]
 
 _TOLERANCE = 1e-8
 _ITERATIONS = 100_000
@@ -63,15 +63,3 @@ def solve_scs(program: Program, start: Any, options: dict[str, Any], verbose: bo
     v[order] = found["y"] - found["s"]
     status = Status.CONVERGED if code == 1 else Status.MAX_ITERATIONS
     return Answer(status, np.array(found["x"], dtype=float), v, said)
-
-
-def scs_order(cones: Cones) -> np.ndarray:
-    """Our rows in SCS's order: its lower triangles go by columns, ours by rows."""
-    found = np.arange(cones.rows)
-    for group in cones.groups:
-        if group.kind == "semidefinite":
-            k = int((8 * group.rows.shape[1] + 1) ** 0.5 - 1) // 2
-            place = np.zeros((k, k), dtype=np.int64)
-            place[np.tril_indices(k)] = np.arange(group.rows.shape[1])
-            found[group.rows] = group.rows[:, place.T[np.triu_indices(k)]]
-    return found
