@@ -108,7 +108,7 @@ class Problem:
             name = "solver and certificate"
             event = Event("forward", name, known, zeros, relative, seconds, self.messages)
             options.record.events.append(event)
-        if status is not None and bool(Status.failed(status).any()):
+        if status is not None and bool(status.any()) and bool(Status.failed(status).any()):
             poisoned = any(
                 leaf.is_floating_point() and not torch.isfinite(leaf).all() for leaf in params
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,20 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
     """The leaves of a nested tuple, list or dict, and what it takes to put them back."""
     if isinstance(tree, Tensor):  # by far the most common, and the general way takes 10 µs
         return [tree], _ONE_LEAF
+    kind = type(tree)
+    if (
+        (kind is tuple or hasattr(kind, "_fields"))
+        and all(isinstance(one, Tensor) for one in tree)
+        and not torch.compiler.is_compiling()  # which does not look into a cache
+    ):
+        return list(tree), _row_of_leaves(kind, len(tree))
     return pytree.tree_flatten(tree)
+
+
+@functools.cache
+def _row_of_leaves(kind: type, count: int) -> Spec:
+    """The structure of a tuple, or of a named one, whose entries are all leaves."""
+    return pytree.tree_flatten(kind(range(count)) if kind is tuple else kind(*range(count)))[1]
 
 
 def unflatten(leaves: Sequence[Any], spec: Spec) -> Any:
@@ -53,7 +67,7 @@ class Layout:
         B, how many numbers each leaf has for a sample, and their sum.
     """
 
-    __slots__ = ("_flat", "batch", "events", "n", "samples", "sizes")
+    __slots__ = ("_flat", "_rows", "batch", "events", "n", "samples", "sizes")
 
     def __init__(self, leaves: Leaves, batch_dims: int) -> None:
         self.batch = leaves[0].shape[:batch_dims]
@@ -61,8 +75,9 @@ class Layout:
         self.samples = math.prod(self.batch)
         self.sizes = [math.prod(event) for event in self.events]
         self.n = sum(self.sizes)
-        # Is x one leaf (B, n) already?
-        self._flat = batch_dims == 1 and len(leaves) == 1 and leaves[0].dim() == 2
+        # Are the leaves (B, size) already, and is there but one?
+        self._rows = batch_dims == 1 and all(len(event) == 1 for event in self.events)
+        self._flat = self._rows and len(leaves) == 1
 
     def ravel(self, leaves: Leaves) -> Tensor:
         """Leaves ``(*lead, *batch, *event)`` to one tensor ``(*lead, B, n)``."""
@@ -70,7 +85,7 @@ class Layout:
             return leaves[0]
         lead = leaves[0].dim() - len(self.batch) - len(self.events[0])
         parts = [
-            leaf.reshape((*leaf.shape[:lead], self.samples, size))
+            leaf if self._rows else leaf.reshape((*leaf.shape[:lead], self.samples, size))
             for leaf, size in zip(leaves, self.sizes, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -81,6 +96,8 @@ class Layout:
             return (flat,)
         lead = flat.shape[:-2]
         parts = (flat,) if len(self.events) == 1 else flat.split(self.sizes, dim=-1)
+        if self._rows:
+            return tuple(parts)
         return tuple(
             part.reshape((*lead, *self.batch, *event))
             for part, event in zip(parts, self.events, strict=True)

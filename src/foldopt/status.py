@@ -42,7 +42,7 @@ class Status(enum.IntEnum):
     @staticmethod
     def failed(status: Tensor) -> Tensor:
         """Which samples of an integer ``status`` tensor are failures, as a boolean tensor."""
-        return (status != Status.CONVERGED) & (status != Status.LEAST_SQUARES)
+        return (status != int(Status.CONVERGED)) & (status != int(Status.LEAST_SQUARES))
 
 
 class FoldError(RuntimeError):

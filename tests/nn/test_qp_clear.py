@@ -85,8 +85,7 @@ def asks_more(program: Program, monkeypatch: pytest.MonkeyPatch) -> tuple[Answer
     solve_on = forward._on
     monkeypatch.setattr(forward, "_on", lambda *given: (asked.append(1), solve_on(*given))[1])
     with torch.inference_mode():
-        usable = torch.ones(program.samples, dtype=torch.bool)
-        return forward.solve(program, solvers.QP(), usable), bool(asked)
+        return forward.solve(program, solvers.QP(), raises=True), bool(asked)
 
 
 def test_what_is_clear_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,17 +96,29 @@ def test_what_is_clear_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(answer.point.inequality, expected)
 
 
+def test_a_program_without_rows_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = eye_program(G=None, h=None)
+    answer, more = asks_more(program, monkeypatch)
+    assert not more
+    torch.testing.assert_close(answer.point.x, -program.p)
+
+
 ONE, TWO = torch.tensor([[1.0, 0.0]], dtype=F64), torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=F64)
+# Singular by what an affine probe does not see.
+SECOND = (
+    torch.eye(3, dtype=F64) - torch.tensor([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]]).double() / 6
+)
+ZERO = torch.zeros(2, 3, dtype=F64)
 UNCLEAR = {
     "weakly active": {"p": torch.tensor([[-3.0, 1.0], [-1.0, 0.5]], dtype=F64)},
     "the same row twice": {"G": TWO, "h": torch.tensor([1.0, 2.0], dtype=F64)},
     "redundant equalities": {"A": TWO, "b": torch.tensor([0.5, 1.0], dtype=F64)},
     "no curvature": {"Q": torch.zeros(2, 2, dtype=F64), "lower": -1.0, "upper": 1.0},
     "singular": {"Q": torch.ones(2, 2, dtype=F64)},
+    "a second difference": {"Q": SECOND, "p": ZERO, "G": torch.ones(1, 3, dtype=F64)},
     "singular and large": {"Q": 1e8 * torch.tensor([[1.0, 3.0], [3.0, 9.0]], dtype=F64)},
     "not convex": {"Q": torch.diag(torch.tensor([1.0, -1e-9], dtype=F64)), "upper": 1.0},
     "infeasible": {"A": ONE, "b": torch.tensor([2.0], dtype=F64)},
-    "without rows": {"G": None, "h": None},
 }
 
 

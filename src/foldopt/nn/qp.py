@@ -16,7 +16,7 @@ from foldopt.certify import Certify
 from foldopt.fold import run
 from foldopt.nn._qp.adjoint import KKT
 from foldopt.nn._qp.forward import solve
-from foldopt.nn._qp.program import Program, benign, program_of, unusable
+from foldopt.nn._qp.program import Program, program_of
 from foldopt.nn._qp.sparse.layer import solve_sparse
 from foldopt.nn._qp.sparse.program import any_sparse
 from foldopt.nn._qp.step import Point, params_vjp, update
@@ -220,29 +220,13 @@ class QP(nn.Module):
     def _solve(self, program: Program, adjoint: KKT) -> tuple[Point, Tensor, tuple[str, ...]]:
         """The forward pass on plain tensors."""
         p = program.p
-        program = Program(*(block.detach().double().cpu() for block in program))
-        bad, holds = unusable(program)
-        if holds:
-            if self.on_failure == "raise" or bool(bad.all()):
-                raise ValueError(
-                    f"nn.QP: {holds}. Look at where it comes from: a network that has diverged, "
-                    "or missing data"
-                )
-            program = benign(program, bad)
+        program = Program(*(block.detach().to("cpu", torch.float64) for block in program))
         # Nothing in here is differentiated, and torch does a little less for each operation then.
         with torch.inference_mode():
-            # xᵀQx sees the symmetric part of Q.
-            program = program._replace(Q=(program.Q + program.Q.mT).mul_(0.5))
-            answer = adjoint.answer = solve(program, self.engines, ~bad)
-        messages = answer.messages
-        if holds:
-            messages = tuple(
-                holds if one else text
-                for one, text in zip(bad.tolist(), messages or [""] * len(bad), strict=True)
-            )
+            answer = adjoint.answer = solve(program, self.engines, self.on_failure == "raise")
         # Copies, which autograd may save, as it may not what was made in there.
         point = (part.to(p.device, p.dtype, copy=True) for part in answer.point)
-        return Point(*point), answer.status.clone(), messages
+        return Point(*point), answer.status.clone(), answer.messages
 
     def extra_repr(self) -> str:
         """The settings that are not the default."""

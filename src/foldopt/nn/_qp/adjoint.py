@@ -30,36 +30,40 @@ class KKT:
         if answer is None or len(answer.status) != b.shape[-2]:
             # Under vmap many programs are differentiated together, of which this knows one.
             return Dense(least_squares=True).solve(operator, b)
-        n = answer.point.x.shape[-1]
-        right = b.double().cpu()
-        inside, rows = right[..., :n], right[..., n:]
-        eps = torch.finfo(b.dtype).eps
-        factor = answer.factor
-        active = factor.active
-        given = torch.cat([inside, active.gather(rows)], -1)
-        u, mu = factor.solve(inside, given[..., n:])
-        left, found = _judged(factor, given, u, mu, eps)
-        if not found.solved:
-            # An ill-conditioned Q costs digits, which a second solve for what is left brings back.
-            du, change = factor.solve(left[..., :n], left[..., n:])
-            u, mu = u + du, mu + change
-            left, found = _judged(factor, given, u, mu, eps)
-        # A multiplier that is not active is its own equation.
-        v = torch.cat([u, active.scatter(mu, rows)], -1)
-        return excused(found, v, factor.least, b)
+        with torch.inference_mode():
+            v, found = _solved(answer.factor, b.double().cpu(), torch.finfo(b.dtype).eps)
+        return excused(found, v.clone(), answer.factor.least, b)
+
+
+def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, LinearSolution]:
+    """v, and what it is worth."""
+    n = factor.scaled.p.shape[-1]
+    inside, rows = right[..., :n], right[..., n:]
+    held = rows * factor.mask
+    u, mu = factor.solve(inside, held)
+    left, found = _judged(factor, inside, held, u, mu, eps)
+    if not found.solved:
+        # An ill-conditioned Q costs digits, which a second solve for what is left brings back.
+        du, change = factor.solve(*left)
+        u, mu = u + du, mu + change
+        _, found = _judged(factor, inside, held, u, mu, eps)
+    # A multiplier that is not active is its own equation.
+    return torch.cat([u, torch.where(factor.mask, mu, rows)], -1), found
 
 
 def _judged(
-    factor: Factor, given: Tensor, u: Tensor, mu: Tensor, eps: float
-) -> tuple[Tensor, LinearSolution]:
+    factor: Factor, inside: Tensor, held: Tensor, u: Tensor, mu: Tensor, eps: float
+) -> tuple[tuple[Tensor, Tensor], LinearSolution]:
     """What the KKT matrix leaves of a right-hand side, and what that is worth.
 
     In units in which Q and the rows have size 1. The product with I − Φ itself would be formed from
     v and Φv, which cancel where Q is small.
     """
-    n, units = u.shape[-1], factor.units
-    left = given - torch.cat(factor.product(u, mu), -1)
-    right = given * units
-    reach = norm(u) + norm(mu / (units[:, n:] * factor.scaled.size))
-    reach = eps**0.7 * norm(right) + 64 * eps * n**0.5 * reach
-    return left, finish(right, u, left * units, reach, 1, Status.BREAKDOWN, "KKT")
+    size, length = factor.scaled.size, factor.scaled.rows.length
+    Qu, Wu = factor.product(u, mu)
+    left = inside - Qu, held - Wu
+    right = torch.cat([inside / size, held / length], -1)
+    rest = torch.cat([left[0] / size, left[1] / length], -1)
+    reach = norm(u) + norm(mu * (length / size))
+    reach = eps**0.7 * norm(right) + 64 * eps * u.shape[-1] ** 0.5 * reach
+    return left, finish(right, u, rest, reach, 1, Status.BREAKDOWN, "KKT")

@@ -17,7 +17,6 @@ __all__ = ["clear"]
 
 # What rounding leaves in the optimality conditions.
 _EXACT = 128 * np.finfo(float).eps
-_FAR = 1e30  # beyond this a limit is none
 
 
 @np.errstate(all="ignore")  # what overflows is not clear
@@ -35,21 +34,18 @@ def clear(scaled: Scaled, sides: np.ndarray, x: np.ndarray, multipliers: np.ndar
     """
     Q, p, rows = scaled.Q.numpy(), scaled.p.numpy(), scaled.rows
     C, low, high, equal, length = (part.numpy() for part in rows)
-    low, high = np.maximum(low, -_FAR), np.minimum(high, _FAR)
-    column, pull = x[..., None], np.matmul(C.swapaxes(-1, -2), multipliers[..., None])[..., 0]
+    column, pull = x[..., None], np.matmul(multipliers[:, None], C)[:, 0]
     Qx, values = np.matmul(Q, column)[..., 0], np.matmul(C, column)[..., 0]
-    force = np.abs(np.stack([Qx, p, pull])).max((0, -1))[:, None]
+    force = np.abs(np.concatenate([Qx, p, pull], -1)).max(-1, keepdims=True)
     if not (np.abs(Qx + p + pull) <= _EXACT * force).all():
         return False
     size = length * np.sqrt((x * x).sum(-1, keepdims=True))
-    active = sides != 0
-    hit = np.abs(np.where(sides > 0, high, low) - values) <= _EXACT * size
-    signed = multipliers * length * sides  # those of rows of length 1
-    least = TOLERANCE * (force + np.abs(signed).max(-1, keepdims=True))
-    # The multiplier of an equality may have any sign; but if it is zero, the equality may depend
+    # How far each row is from the nearer of its limits: from the outside, less than zero.
+    room = np.minimum(high - values, values - low)
+    pressed = np.abs(multipliers) * length  # the multipliers of rows of length 1
+    least = TOLERANCE * (force + pressed.max(-1, keepdims=True, initial=0))
+    # The multiplier of an equality may have any size; but if it is zero, the equality may depend
     # on others, which then share it.
-    strong = np.where(equal, multipliers != 0, signed > least)
-    room = (high - values > TOLERANCE * (size + np.abs(high))) & (
-        values - low > TOLERANCE * (size + np.abs(low))
-    )
-    return bool(np.where(active, hit & strong, room).all())
+    strong = (pressed > least) | (equal & (multipliers != 0))
+    exact = strong & (np.abs(room) <= _EXACT * size)
+    return bool(np.where(sides != 0, exact, room > 2 * TOLERANCE * size).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,21 +59,16 @@ class Stationarity(NamedTuple):
 
 def rows_of(program: Program) -> Rows:
     """The constraints of a float64 program."""
-    _, p, G, h, A, b, lower, upper = program
-    count, (n, m, k, bounds) = program.samples, program.sizes
-    parts = [block for block, rows in ((G, m), (A, k)) if rows]
-    if bounds:
-        parts.append(torch.eye(n, dtype=p.dtype, device=p.device))
-    parts = [part if part.dim() == 3 else part.unsqueeze(0) for part in parts]
-    if len(parts) > 1:
-        most = max(len(part) for part in parts)
-        parts = [torch.cat([part.expand(most, -1, -1) for part in parts], -2)]
-    C = parts[0] if parts else p.new_zeros(1, 0, n)
-    low = [b.expand(count, k), lower.expand(count, bounds)]
-    low = torch.cat([p.new_full((count, m), -torch.inf), *low], -1)
-    high = torch.cat([h.expand(count, m), b.expand(count, k), upper.expand(count, bounds)], -1)
+    _, p, G, h, A, b, lower, upper = (block.numpy() for block in program)
+    count, (n, m, k, bounds) = len(p), program.sizes
+    C = np.empty((1 if G.ndim == A.ndim == 2 else count, m + k + bounds, n))
+    low, high = np.full((count, m + k + bounds), -np.inf), np.empty((count, m + k + bounds))
+    C[:, :m], C[:, m : m + k], C[:, m + k :] = G, A, np.eye(bounds, n)
+    high[:, :m], high[:, m : m + k], high[:, m + k :] = h, b, upper
+    low[:, m : m + k], low[:, m + k :] = b, lower
+    C, low, high, equal = map(torch.from_numpy, (C, low, high, low == high))
     length = torch.linalg.vector_norm(C, dim=-1)
-    return Rows(C, low, high, low == high, torch.where(length > 0, length, 1))
+    return Rows(C, low, high, equal, length.masked_fill_(length == 0, 1))
 
 
 def stationarity(p: Tensor, Qx: Tensor, pull: Tensor) -> Stationarity:

@@ -17,9 +17,9 @@ pseudo-inverse taken: that gives the multipliers of least norm.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,10 +66,14 @@ class Active:
 
 
 def active_rows(mask: Tensor) -> Active:
-    """Pack a mask ``(B, M)``."""
-    width = int(mask.sum(-1).max()) if mask.numel() else 0
-    index = torch.argsort(mask.to(torch.int8), dim=-1, descending=True, stable=True)[:, :width]
-    return Active(index, torch.gather(mask, -1, index))
+    """Pack a mask ``(B, M)``; what fills up is a row that is not active."""
+    active = mask.cpu().numpy()
+    counts = active.sum(-1, keepdims=True)
+    width = int(counts.max(initial=0))
+    valid = np.arange(width) < counts
+    index = np.repeat(active.argmin(-1, keepdims=True) if width else counts, width, -1)
+    index[valid] = np.nonzero(active)[1]
+    return Active(torch.from_numpy(index).to(mask.device), torch.from_numpy(valid).to(mask.device))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +82,10 @@ class Factor:
 
     Attributes
     ----------
-    scaled, active
-        The program, and its active rows.
-    Y, R, shrunk
-        WL⁻ᵀ with rows of length 1, the Cholesky factor of YYᵀ, and by what the rows have been
-        divided; ``(B, r, n)``, ``(B, r, r)``, ``(B, r)``.
+    scaled, mask, active
+        The program, and its active rows, ``(B, M)`` and packed.
+    Y, R
+        WL⁻ᵀ with rows of length 1, and the Cholesky factor of YYᵀ; ``(B, r, n)`` and ``(B, r, r)``.
     other
         The samples that these do not serve, and the (pseudo-)inverses of their KKT matrices.
     least
@@ -90,47 +93,39 @@ class Factor:
     """
 
     scaled: Scaled
+    mask: Tensor
     active: Active
     Y: Tensor
     R: Tensor
-    shrunk: Tensor
     other: tuple[Tensor, Tensor] | None
     least: Tensor
-
-    @functools.cached_property
-    def units(self) -> Tensor:
-        """By what the rows of the KKT matrix are multiplied to have size 1, ``(B, n + r)``."""
-        scaled, (count, n) = self.scaled, self.scaled.p.shape
-        length = self.active.gather(scaled.rows.length.expand(count, -1))
-        length = torch.where(self.active.valid, length, 1)
-        return torch.cat([(1 / scaled.size).expand(count, n), 1 / length], -1)
 
     def product(self, u: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse of :meth:`solve`: Qu + Wᵀμ and Wu."""
         Q, C = self.scaled.Q, self.scaled.rows.C
-        every = self.active.scatter(mu, mu.new_zeros(*mu.shape[:-1], C.shape[-2]))
-        values = self.active.gather(times(C, u))
-        return product(u, Q) + product(every, C), values
+        return product(u, Q) + product(mu, C), self.mask * times(C, u)
 
     def solve(self, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """u and μ for a ``(*lead, B, n)`` and the active entries c ``(*lead, B, r)``.
+        """u and μ for a ``(*lead, B, n)`` and c ``(*lead, B, M)``.
 
-        Entries of c that are not valid must be zero; those of μ are then.
+        c must be zero where a row is not active, and μ is zero there.
         """
         L, Y, R = self.scaled.L, self.Y, self.R
-        lead = a.shape[:-2]
-        a, c = _columns(a), _columns(c)
-        shrunk = self.shrunk.unsqueeze(-1)
+        lead, inverse = a.shape[:-2], self.scaled.inverse
+        index = self.active.index.expand(*lead, -1, -1) if lead else self.active.index
+        a, packed = _columns(a), _columns(torch.gather(c * inverse, -1, index))
         t = torch.linalg.solve_triangular(L, a, upper=False)
-        mu = torch.cholesky_solve(_apply(Y, t) - c / shrunk, R)
+        mu = torch.linalg.solve_triangular(R, _apply(Y, t) - packed, upper=False)
+        mu = torch.linalg.solve_triangular(R.mT, mu, upper=True)
         u = torch.linalg.solve_triangular(L.mT, t - _apply(Y.mT, mu), upper=True)
-        mu = mu / shrunk
         if self.other is not None:
-            where, inverse = self.other
-            both = inverse @ torch.cat([a[where], c[where]], -2)
+            where, inverses = self.other
+            both = inverses @ torch.cat([a[where], packed[where]], -2)
             u = u.index_copy(0, where, both[:, : u.shape[-2]])
-            mu = mu.index_copy(0, where, both[:, u.shape[-2] :])
-        return _rows(u, lead), _rows(mu, lead)
+            rows = both[:, u.shape[-2] :] * self.active.valid[where].unsqueeze(-1)
+            mu = mu.index_copy(0, where, rows)
+        every = torch.zeros_like(c).scatter_(-1, index, _rows(mu, lead)).mul_(inverse)
+        return _rows(u, lead), every
 
 
 def _apply(matrix: Tensor, columns: Tensor) -> Tensor:
@@ -155,13 +150,12 @@ def _rows(columns: Tensor, lead: torch.Size) -> Tensor:
     return columns.mT.reshape(len(columns), *lead, columns.shape[-2]).movedim(0, -2)
 
 
-def factored(scaled: Scaled, active: Active) -> Factor:
-    """Factor the KKT matrices of some active rows."""
+def factored(scaled: Scaled, mask: Tensor) -> Factor:
+    """Factor the KKT matrices of the active rows, a mask ``(B, M)``."""
+    active = active_rows(mask)
     Y = active.rows(scaled.N)
-    shrunk = active.gather(scaled.shrunk.expand(len(scaled.p), -1))
-    shrunk = torch.where(active.valid, shrunk, 1)
-    S = _gram(scaled, active) if "gram" in vars(scaled) else Y @ Y.mT
-    S.diagonal(dim1=-2, dim2=-1).add_((~active.valid).to(S.dtype))
+    S = _gram(scaled, active) if "gram" in vars(scaled) else torch.bmm(Y, Y.mT)
+    S.diagonal(dim1=-2, dim2=-1).add_(~active.valid)
     R, info = torch.linalg.cholesky_ex(S)
     # The rows of Y have length 1, so that the pivots need no scale.
     sound = scaled.definite & (info == 0)
@@ -169,13 +163,13 @@ def factored(scaled: Scaled, active: Active) -> Factor:
         sound = sound & (torch.diagonal(R, dim1=-2, dim2=-1).amin(-1) > _DEPENDENT)
     least = torch.zeros_like(sound)
     if bool(sound.all()):
-        return Factor(scaled, active, Y, R, shrunk, None, least)
+        return Factor(scaled, mask, active, Y, R, None, least)
     where = torch.nonzero(~sound).squeeze(-1)
     eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
     R = torch.where(sound[:, None, None], R, eye)
     Y = torch.where(sound[:, None, None], Y, 0)
     inverses = _inverses(scaled, active, where, least)
-    return Factor(scaled, active, Y, R, shrunk, (where, inverses), least)
+    return Factor(scaled, mask, active, Y, R, (where, inverses), least)
 
 
 def _gram(scaled: Scaled, active: Active) -> Tensor:
@@ -187,7 +181,10 @@ def _gram(scaled: Scaled, active: Active) -> Tensor:
 
 
 def _inverses(scaled: Scaled, active: Active, where: Tensor, least: Tensor) -> Tensor:
-    """The (pseudo-)inverses of some KKT matrices; ``least`` is told which are pseudo."""
+    """The (pseudo-)inverses of some KKT matrices; ``least`` is told which are pseudo.
+
+    For rows of N of length 1, as the factors of the others are.
+    """
     some = Active(active.index[where], active.valid[where])
     C = scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where]
     size = scaled.size.expand(len(active.index), 1)[where]
@@ -212,8 +209,9 @@ def _inverses(scaled: Scaled, active: Active, where: Tensor, least: Tensor) -> T
     inside = vectors[..., : Q.shape[-1], :].square().sum(-2)
     flat = (zero & (inside > _FLAT)).any(-1)
     least[where] = zero.any(-1) & ~flat
-    # K is that of u, μ longest / size and of a / size, c / longest.
+    # K is that of u, μ longest / size and of a / size, c / longest; and the rows have length 1.
     n = Q.shape[-1]
-    into = torch.cat([(1 / size).expand(-1, n), (1 / longest).expand(-1, rows.shape[-2])], -1)
-    back = torch.cat([torch.ones_like(Q[..., 0]), (size / longest).expand(-1, rows.shape[-2])], -1)
+    shrunk = active.gather(1 / scaled.inverse.expand(len(active.index), -1))[where]
+    into = torch.cat([(1 / size).expand(-1, n), shrunk / longest], -1)
+    back = torch.cat([torch.ones_like(Q[..., 0]), shrunk * (size / longest)], -1)
     return inverse * back.unsqueeze(-1) * into.unsqueeze(-2)

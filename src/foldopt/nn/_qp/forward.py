@@ -19,12 +19,12 @@ from foldopt.nn._messages import NOT_CONVEX, WEAK
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.clear import clear
 from foldopt.nn._qp.conditions import TOLERANCE, Held, conditions, stationarity
-from foldopt.nn._qp.factor import Factor, active_rows, factored
-from foldopt.nn._qp.program import Program
+from foldopt.nn._qp.factor import Factor, factored
+from foldopt.nn._qp.program import Program, benign, unusable
 from foldopt.nn._qp.scaled import Scaled, product, times
 from foldopt.nn._qp.step import Point
 from foldopt.nn._qp.ties import settle
-from foldopt.nn._qp.working_set import working_sets
+from foldopt.nn._qp.working_set import Sets, working_sets
 from foldopt.status import Status
 
 __all__ = ["solve"]
@@ -47,7 +47,7 @@ class _Found:
     held: Held
 
 
-def solve(program: Program, engines: solvers.QP, usable: Tensor) -> Answer:
+def solve(program: Program, engines: solvers.QP, raises: bool) -> Answer:
     """Solve a float64 program on the CPU.
 
     Parameters
@@ -56,21 +56,60 @@ def solve(program: Program, engines: solvers.QP, usable: Tensor) -> Answer:
         The data.
     engines
         For samples that need them.
-    usable
-        The samples whose data are numbers; the others are NONFINITE.
+    raises
+        Whether data that are no numbers are an error. If not, their samples are NONFINITE.
+
+    Raises
+    ------
+    ValueError
+        As said, or if all samples have such data.
     """
     if not program.samples:
         nothing = (program.p.new_zeros(0, size) for size in program.sizes)
         return Answer(Point(*nothing), torch.zeros(0, dtype=torch.int64), (), _none)
+    scaled, sets, answer = _tried(program)
+    if answer is not None:
+        return answer
+    bad, holds = unusable(program)
+    if not holds:
+        return _decided(scaled, sets, engines, ~bad)
+    if raises or bool(bad.all()):
+        raise ValueError(
+            f"nn.QP: {holds}. Look at where it comes from: a network that has diverged, or "
+            "missing data"
+        )
+    scaled, sets, _ = _tried(benign(program, bad))
+    answer = _decided(scaled, sets, engines, ~bad)
+    said = answer.messages or [""] * len(bad)
+    messages = tuple(holds if one else text for one, text in zip(bad.tolist(), said, strict=True))
+    return dataclasses.replace(answer, messages=messages)
+
+
+def _tried(program: Program) -> tuple[Scaled, Sets, Answer | None]:
+    """The program, its working sets, and the answer if these leave nothing to decide."""
+    # xᵀQx sees the symmetric part of Q.
+    program = program._replace(Q=(program.Q + program.Q.mT).mul_(0.5))
     scaled = Scaled.of(program)
-    sides, served, point = _working_sets(scaled, usable)
-    if point is not None:
-        status = torch.full((len(sides),), int(Status.CONVERGED))
-        return Answer(point, status, (), lambda: factored(scaled, active_rows(sides != 0)))
-    found = _on(scaled, sides, None)
+    sets = working_sets(scaled)
+    if sets.solution is None:
+        return scaled, sets, None
+    u, multipliers = sets.solution
+    right = torch.from_numpy(u - scaled.t.numpy()).unsqueeze(-1)
+    x = torch.linalg.solve_triangular(scaled.L.mT, right, upper=True).squeeze(-1)
+    if not clear(scaled, sets.sides, x.numpy(), multipliers):
+        return scaled, sets, None
+    status = torch.zeros(len(x), dtype=torch.int64)
+    active = torch.from_numpy(sets.sides != 0)
+    point = scaled.blocks(x, torch.from_numpy(multipliers))
+    return scaled, sets, Answer(point, status, (), lambda: factored(scaled, active))
+
+
+def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: Tensor) -> Answer:
+    """The answer where working sets are missing, or doubtful, or the accuracy is not all there."""
+    found = _on(scaled, torch.from_numpy(sets.sides), None)
     status = torch.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
     said = [""] * len(status)
-    done = served & found.good
+    done = torch.from_numpy(sets.found) & usable & found.good
     if not bool(done.all()) and bool((ask := usable & ~done).any()):
         where = torch.nonzero(ask).squeeze(-1)
         # Where the factors have not served, they shall not serve again.
@@ -94,32 +133,6 @@ def _none() -> Factor:
     raise AssertionError("an empty batch has nothing to factor")
 
 
-def _working_sets(scaled: Scaled, usable: Tensor) -> tuple[Tensor, Tensor, Point | None]:
-    """The side of each row, ``(B, M)``, and which samples it was found for.
-
-    And the solution, if that came with it, exact and beyond doubt in all samples.
-    """
-    sides = scaled.rows.equal.to(torch.int8)
-    served = scaled.definite & usable
-    samples = torch.nonzero(served).flatten().tolist()
-    if not sides.shape[-1] or not samples:
-        return sides, served, None
-    t = torch.linalg.solve_triangular(scaled.L, scaled.p.unsqueeze(-1), upper=False)
-    there = times(scaled.N, t.squeeze(-1))
-    low, high = (limit / scaled.shrunk + there for limit in (scaled.rows.low, scaled.rows.high))
-    found = working_sets(scaled, low, high, there, samples)
-    if found.solution is not None:
-        u, multipliers = (torch.from_numpy(part) for part in found.solution)
-        x = torch.linalg.solve_triangular(scaled.L.mT, u.unsqueeze(-1) - t, upper=True).squeeze(-1)
-        multipliers = multipliers / scaled.shrunk
-        if clear(scaled, found.sides, x.numpy(), multipliers.numpy()):
-            return torch.from_numpy(found.sides), served, scaled.blocks(x, multipliers)
-    if len(samples) == len(served):
-        return torch.from_numpy(found.sides), served & torch.from_numpy(found.found), None
-    sides[samples], served[samples] = (torch.from_numpy(part) for part in found[:2])
-    return sides, served, None
-
-
 def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
     """The solution on the active rows, near ``start`` where it is not the only one."""
     found = _solved(scaled, sides, start)
@@ -135,25 +148,24 @@ def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
 def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
     Q, p, rows = scaled.Q, scaled.p, scaled.rows
     C = rows.C
-    active = active_rows(sides != 0)
+    active = sides != 0
     factor = factored(scaled, active)
-    target = active.gather(torch.where(sides > 0, rows.high, rows.low))
+    target = torch.where(active, torch.where(sides > 0, rows.high, rows.low), 0)
     if start is None:
         x, a, c = torch.zeros_like(p), -p, target
     else:
-        x, a, c = start, -p - product(start, Q), target - active.gather(times(C, start))
-    none, packed, rounds = torch.zeros_like(rows.low), 0.0, 0
+        x, a, c = start, -p - product(start, Q), target - active * times(C, start)
+    multipliers, rounds = torch.zeros_like(rows.low), 0
     while True:  # the rounds after the first take out its rounding errors
         dx, change = factor.solve(a, c)
-        x, packed = x + dx, packed + change
-        multipliers = active.scatter(packed, none)
+        x, multipliers = x + dx, multipliers + change
         Qx, pull, values = product(x, Q), product(multipliers, C), times(C, x)
         at = stationarity(p, Qx, pull)
-        c = target - active.gather(values)
+        c = target - active * values
         rounds += 1
         if float(at.off.max()) <= _ROUNDING:
             size = rows.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            if bool((c.abs() <= _ROUNDING * active.gather(size)).all()):
+            if bool((c.abs() <= _ROUNDING * size).all()):
                 break
         if rounds == _ROUNDS:
             break

@@ -11,21 +11,17 @@ F. Pires, Computers & Operations Research 21 (1994), 587–596).
 from __future__ import annotations
 
 import concurrent.futures as futures
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foldopt.nn._qp.scaled import Scaled
+from foldopt.nn._qp.scaled import Scaled, times
 from foldopt.solvers._run.executors import cores
 
 __all__ = ["Sets", "working_sets"]
-
-Result = tuple[np.ndarray | None, np.ndarray]  # u, if it is known, and multipliers or their signs
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 _INFINITY = 1e30  # for DAQP
 _EQUALITY = 5
@@ -47,11 +43,11 @@ class Sets(NamedTuple):
     Attributes
     ----------
     sides
-        Of each row: −1 (at low), 0, or +1 (at high or equal), ``(len(samples), M)`` int8.
+        Of each row: −1 (at low), 0, or +1 (at high or equal), ``(B, M)`` int8.
     found
-        Whether it was, ``(len(samples),)``.
+        Whether it was, ``(B,)``.
     solution
-        u and the multipliers of the rows of N, if DAQP has found them for all samples there are.
+        u and the multipliers, if DAQP has found them for all samples.
     """
 
     sides: np.ndarray
@@ -59,73 +55,57 @@ class Sets(NamedTuple):
     solution: tuple[np.ndarray, np.ndarray] | None
 
 
-def working_sets(
-    scaled: Scaled, low: Tensor, high: Tensor, there: Tensor, samples: list[int]
-) -> Sets:
-    """Find which rows are active.
-
-    Parameters
-    ----------
-    scaled
-        The programs.
-    low, high
-        The limits, ``(B, M)``.
-    there
-        What has been subtracted from the limits, ``(B, M)``.
-    samples
-        Which to look at.
-    """
-    scale = (low.clamp_min(0) + (-high).clamp_min(0)).amax(-1, keepdim=True)
-    scale = scale.clamp_min(_ROUNDING * there.abs().amax(-1, keepdim=True))
-    scale = scale.where(scale > 0, 1)
-    low, high = (low / scale).clamp_min(-_INFINITY), (high / scale).clamp_max(_INFINITY)
-    count, n = scaled.N.shape[-2:]
-    results: dict[int, Result | None] = dict.fromkeys(samples)
+@np.errstate(all="ignore")  # infinite limits, and data that are no numbers
+def working_sets(scaled: Scaled) -> Sets:
+    """Find which rows are active, where Q is definite and all data are numbers."""
+    N, inverse, t = scaled.N.numpy(), scaled.inverse.numpy(), scaled.t.numpy()
+    equal = scaled.rows.equal.numpy()
+    there = times(scaled.N, scaled.t).numpy()
+    low, high = (limit.numpy() * inverse + there for limit in (scaled.rows.low, scaled.rows.high))
+    scale = np.maximum(np.maximum(low, -high), _ROUNDING * np.abs(there))
+    scale = scale.max(-1, keepdims=True, initial=0)
+    scale[scale == 0] = 1
+    low, high = np.maximum(low / scale, -_INFINITY), np.minimum(high / scale, _INFINITY)
+    # What is not finite in the data is not finite here.
+    usable = scaled.definite.numpy() & np.isfinite(scale[:, 0])
+    samples = np.flatnonzero(usable).tolist()
+    (total, count), n = equal.shape, t.shape[-1]
+    rays, multipliers = np.zeros((total, n)), np.zeros((total, count))
+    found = np.zeros(total, dtype=bool)
+    engine = _daqp() if count else None
+    by_daqp = engine is not None or not count
     if _MANY <= count <= 2 * n:
         # A few large matrices, which keep all cores busy by themselves.
         for i in samples:
             gram = scaled.sample(scaled.gram, i)
-            signs = _pivot(gram, low[i], high[i], scaled.rows.equal[i], n)
-            results[i] = None if signs is None else (None, signs)
-    left = [i for i in samples if results[i] is None]
-    engine = _daqp()
-    if engine is not None and left:
-        rows, below, above = (part.numpy() for part in (scaled.N, low, high))
-        # DAQP writes into it.
-        sense = scaled.rows.equal.numpy().astype(np.intc) * np.intc(_EQUALITY)
-        several = len(rows) > 1
+            limits = torch.from_numpy(low[i]), torch.from_numpy(high[i])
+            signs = _pivot(gram, *limits, scaled.rows.equal[i], n)
+            if signs is not None:
+                multipliers[i], found[i], by_daqp = signs, True, False
+        samples = [i for i in samples if not found[i]]
+    if engine is not None:
+        sense = equal * np.intc(_EQUALITY)  # DAQP writes into it
+        several = len(N) > 1
 
-        def search(i: int) -> Result | None:
+        def search(i: int) -> None:
             # Equalities stay in: where DAQP eliminates them, its multipliers are not those of our
             # rows.
             u, _, flag, info = engine(
-                None, None, rows[i if several else 0], above[i], below[i], sense[i],
+                None, None, N[i if several else 0], high[i], low[i], sense[i],
                 primal_tol=_FEASIBLE, eq_reduction=-1,
             )  # fmt: skip
-            return (u, info["lam"]) if flag == 1 else None
+            if flag == 1:
+                rays[i], multipliers[i], found[i] = u, info["lam"], True
 
-        results.update(zip(left, _one_by_one(search, left, n * count), strict=True))
-    rays, multipliers = np.zeros((len(samples), n)), np.zeros((len(samples), count))
-    found = np.zeros(len(samples), dtype=bool)
-    by_daqp = True
-    for row, result in enumerate(results.values()):
-        if result is None:
-            by_daqp = False
-            continue
-        u, multipliers[row] = result
-        found[row] = True
-        if u is None:
-            by_daqp = False
-        else:
-            rays[row] = u
-    equal = scaled.rows.equal.numpy()
-    sides = np.where(
-        equal if len(samples) == len(equal) else equal[samples], 1, np.sign(multipliers)
-    )
-    if not by_daqp or len(samples) < len(low):
-        return Sets(sides.astype(np.int8), found, None)
-    scale = scale.numpy()
-    return Sets(sides.astype(np.int8), found, (rays * scale, multipliers * scale))
+        _one_by_one(search, samples, n * count)
+    if not count:
+        found = usable
+    sides = np.sign(multipliers)
+    sides[equal] = 1
+    sides = sides.astype(np.int8)
+    if not (by_daqp and found.all()):
+        return Sets(sides, found, None)
+    return Sets(sides, found, (rays * scale, multipliers * (scale * inverse)))
 
 
 def _daqp() -> Callable[..., Any] | None:
@@ -137,16 +117,21 @@ def _daqp() -> Callable[..., Any] | None:
     return daqp.solve
 
 
-def _one_by_one(search: Callable[[Item], Found], items: Sequence[Item], size: int) -> list[Found]:
-    """One search for each program, of ``size`` numbers, in threads where these pay."""
-    if len(items) < 2 or cores() < 2 or 10.0 * size * len(items) < _WORTH_THREADS:
-        return [search(item) for item in items]
-    count = min(cores(), len(items))
-    each = -(-len(items) // (4 * count))  # a task for each sample would cost more than it does
-    parts = [items[i : i + each] for i in range(0, len(items), each)]
+def _one_by_one(search: Callable[[int], None], samples: list[int], size: int) -> None:
+    """One search for each sample, of ``size`` numbers, in threads where these pay."""
+
+    def some(part: list[int]) -> None:
+        for sample in part:
+            search(sample)
+
+    if len(samples) < 2 or cores() < 2 or 10.0 * size * len(samples) < _WORTH_THREADS:
+        return some(samples)
+    count = min(cores(), len(samples))
+    each = -(-len(samples) // (4 * count))  # a task for each sample would cost more than it does
+    parts = [samples[i : i + each] for i in range(0, len(samples), each)]
     with futures.ThreadPoolExecutor(count) as pool:
-        found = pool.map(lambda part: [search(item) for item in part], parts)
-        return [one for part in found for one in part]
+        list(pool.map(some, parts))
+    return None
 
 
 def _pivot(gram: Tensor, low: Tensor, high: Tensor, equal: Tensor, n: int) -> np.ndarray | None:
