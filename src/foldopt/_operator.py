@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from foldopt._calculus import bind_as_given
 
 
 def check_point(name: str, y: Tensor, *, last: bool = False) -> None:
@@ -155,6 +156,7 @@ def none(condition: Tensor) -> bool:
     return condition.device.type == "meta" or not bool(condition.any())
 
 
+@bind_as_given
 class _Search(torch.autograd.Function):
     """A function whose inputs ``torch.func`` unwraps, and whose outputs have no derivative."""
 
@@ -174,10 +176,6 @@ class _Search(torch.autograd.Function):
         ]
         found = _Search.apply(function, *grown)
         return found, (0,) * len(found)
-
-
-# ``Function.apply`` inspects this signature at every call, which takes longer than a short search.
-_Search.forward.__signature__ = inspect.signature(_Search.forward)  # pyright: ignore
 
 
 def capped_pieces(y: Tensor, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

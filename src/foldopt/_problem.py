@@ -70,6 +70,8 @@ class Problem:
         self.options = options
         self.failed: Tensor | None = None  # samples masked out, boolean (B,)
         self.messages: tuple[str, ...] = ()  # what the solver said of each sample
+        # ‖U(x) − x‖ / (1 + ‖x‖) of each sample, from a solver that has computed just that.
+        self.residual: Tensor | None = None
         self._base = base
         self._children: dict[tuple, Problem] = {}
         self._recorded: tuple[tuple, StepJacobian] | None = None
@@ -85,17 +87,18 @@ class Problem:
         begin = time.perf_counter()
         x, reported = self.forward(self, starts, params)
         layout = self.layout(x)
-        flat = layout.ravel(x)
-        error_above, warn_above = options.certify.limits(options.x_dtype() or flat.dtype)
-        jacobian = None
+        error_above, warn_above = options.certify.limits(options.x_dtype() or x[0].dtype)
+        jacobian, relative = None, self.residual
         if options.recording and options.closed is None:
             jacobian = StepJacobian(self.update, x, params, options.batch_dims, options.wanted)
-            value = layout.ravel(jacobian.value).detach()
-        else:
+            relative = checks.fixed_point_residual(
+                layout.ravel(jacobian.value).detach(), layout.ravel(x)
+            )
+        elif relative is None:
             value = layout.ravel(self.update(x, params))
+            relative = checks.fixed_point_residual(value, layout.ravel(x))
         if reported is not None:
-            reported = checks.reported_status(reported, layout.batch).to(flat.device)
-        relative = checks.fixed_point_residual(value, flat)
+            reported = checks.reported_status(reported, layout.batch).to(relative.device)
         # One look at the worst sample says that all is well; NaN fails every comparison.
         worst = float(relative.max()) if relative.numel() else 0.0
         status = reported

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,13 +35,23 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
 @functools.cache
 def _row_of_leaves(kind: type, count: int) -> Spec:
     """The structure of a tuple, or of a named one, whose entries are all leaves."""
-    return pytree.tree_flatten(kind(range(count)) if kind is tuple else kind(*range(count)))[1]
+    make = kind if kind is tuple else kind._make  # pyright: ignore[reportAttributeAccessIssue]
+    spec = pytree.tree_flatten(make(range(count)))[1]
+    _MAKE[id(spec)] = make
+    return spec
+
+
+# How such a structure is put together again; they are never dropped, so that none has another's id.
+_MAKE: dict[int, Callable[[Sequence[Any]], Any]] = {}
 
 
 def unflatten(leaves: Sequence[Any], spec: Spec) -> Any:
     """The inverse of :func:`flatten`."""
     if spec is _ONE_LEAF:
         return leaves[0]
+    make = _MAKE.get(id(spec))
+    if make is not None:
+        return make(leaves)
     return pytree.tree_unflatten(list(leaves), spec)
 
 
@@ -95,7 +105,7 @@ class Layout:
         if self._flat:
             return (flat,)
         lead = flat.shape[:-2]
-        parts = (flat,) if len(self.events) == 1 else flat.split(self.sizes, dim=-1)
+        parts = (flat,) if len(self.events) == 1 else torch.split_with_sizes(flat, self.sizes, -1)
         if self._rows:
             return tuple(parts)
         return tuple(

@@ -11,7 +11,6 @@ so that a loss gradient g = ∂L/∂x* becomes, with one linear solve,
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ Context = Any
 Grads = tuple[Tensor | None, ...]
 
 
+@calculus.bind_as_given
 class Fold(torch.autograd.Function):
     """x*(c): forward by the solver, derivatives by (DFP)."""
 
@@ -92,6 +92,7 @@ class Fold(torch.autograd.Function):
         return x, (0,) * len(x)
 
 
+@calculus.bind_as_given
 class Solve(torch.autograd.Function):
     """v of (I − Φᵀ) v = b (``transpose``) or t of (I − Φ) t = b, differentiable in b, x and c."""
 
@@ -166,11 +167,6 @@ class Solve(torch.autograd.Function):
         flat = grow[0].reshape(-1, shape[-1])
         v = Solve.apply(child, transpose, n_x, flat, *grow[1:], *at[n_x:])
         return v.reshape(shape), 0
-
-
-# ``Function.apply`` inspects these signatures at every call, which takes longer than a small fold.
-for _function in (Fold, Solve):
-    _function.forward.__signature__ = inspect.signature(_function.forward)
 
 
 @graph_break

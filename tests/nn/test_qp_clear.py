@@ -14,7 +14,7 @@ from torch import Tensor
 import foldopt as fo
 from foldopt import solvers
 from foldopt.nn import QP
-from foldopt.nn._qp import forward
+from foldopt.nn._qp import clear, forward
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.program import Program, program_of
 from foldopt.nn._qp.step import Point, params_vjp, update
@@ -47,7 +47,7 @@ def test_both_ways_agree(
 ) -> None:
     blocks = programs(6, n, m, k, bounds)
     found = solved(blocks)
-    monkeypatch.setattr(forward, "clear", lambda *_: False)
+    monkeypatch.setattr(forward, "clear", lambda *_: None)
     for one, other in zip(found, solved(blocks), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
@@ -65,6 +65,41 @@ def test_an_asymmetric_q_gets_the_gradient_of_its_symmetric_part() -> None:
     assert torch.autograd.gradcheck(layer, Q)
     (grad,) = torch.autograd.grad(layer(Q).sum(), Q)
     torch.testing.assert_close(grad, grad.mT)
+
+
+@pytest.mark.parametrize("bounds", [False, True])
+@pytest.mark.parametrize(("n", "m", "k"), [(5, 0, 0), (12, 20, 0), (20, 20, 5)])
+def test_the_residual_that_is_handed_on_is_that_of_the_step(
+    n: int, m: int, k: int, bounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = program_of(*programs(6, n, m, k, bounds))[0]
+    seen = []
+    monkeypatch.setattr(
+        forward, "clear", lambda *given: (seen.append(given), clear.clear(*given))[1]
+    )
+    with torch.inference_mode():
+        forward.solve(program, solvers.QP(), raises=True)
+    ((scaled, sides, x, multipliers),) = seen
+    # At the solution it is rounding error. Near it, where only the tolerance says no:
+    monkeypatch.setattr(clear, "_EXACT", 1.0)
+    x = x + 1e-4 * torch.randn(x.shape, dtype=F64).numpy()
+    multipliers = multipliers * (1 + 1e-4 * torch.rand(multipliers.shape, dtype=F64).numpy())
+    monkeypatch.setattr(clear, "TOLERANCE", -1.0)
+    residual = clear.clear(scaled, sides, x, multipliers)
+    z = scaled.blocks(torch.from_numpy(x), torch.from_numpy(multipliers))
+    after = update(z, *program)
+    before, after = torch.cat(z, -1), torch.cat(after, -1)
+    expected = (after - before).norm(dim=-1) / (1 + before.norm(dim=-1))
+    assert bool((expected > 1e-6).all())
+    assert residual is not None
+    torch.testing.assert_close(torch.from_numpy(residual), expected, rtol=1e-6, atol=0)
+
+
+def test_a_rounded_solution_is_certified_as_it_is_returned() -> None:
+    blocks = [None if one is None else one.float() for one in programs(4, 6, 4, 2)]
+    with fo.record() as log:
+        QP()(*blocks)  # pyright: ignore[reportArgumentType]
+    assert log[0].residual.max() > 1e-10  # and not that of float64
 
 
 def eye_program(**changed: Any) -> Program:

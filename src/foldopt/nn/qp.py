@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from foldopt._tree import Leaves
 from foldopt.certify import Certify
 from foldopt.fold import run
 from foldopt.nn._qp.adjoint import KKT
+from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.forward import solve
 from foldopt.nn._qp.program import Program, program_of
 from foldopt.nn._qp.sparse.layer import solve_sparse
@@ -206,27 +208,35 @@ class QP(nn.Module):
 
         def by_active_set(
             problem: Problem, _starts: Leaves, tensors: Leaves
-        ) -> tuple[Leaves, Tensor]:
-            point, seen, problem.messages = self._solve(Program(*tensors), adjoint)
-            status[:] = [seen]
-            return call.take_solution(point), seen
+        ) -> tuple[Leaves, Tensor | None]:
+            given = Program(*tensors)
+            answer = adjoint.answer = self._solve(given)
+            problem.messages, status[:] = answer.messages, [answer.status]
+            exact = given.p.dtype == torch.float64 and given.p.device.type == "cpu"
+            if answer.residual is None or not exact:
+                point = (part.to(given.p, copy=True) for part in answer.point)
+                return call.take_solution(Point(*point)), answer.status.clone()
+            # What is returned is what was looked at, and there all is CONVERGED. By way of NumPy,
+            # since autograd does not save what was made in inference mode.
+            problem.residual = answer.residual
+            point = (torch.from_numpy(np.ascontiguousarray(part.numpy())) for part in answer.point)
+            return call.take_solution(Point(*point)), None
 
         point = Point(*run(call, by_active_set, ()))
-        x, *rows = (part.reshape(*batch, part.shape[-1]) for part in point)
+        if len(batch) != 1:
+            point = Point(*(part.reshape(*batch, part.shape[-1]) for part in point))
+        x, *rows = point
         if not self.multipliers:
             return x
-        return QPSolution(x, solvers.Multipliers(*rows), status[0].reshape(batch).to(x.device))
+        seen = status[0].clone().reshape(batch).to(x.device)
+        return QPSolution(x, solvers.Multipliers(*rows), seen)
 
-    def _solve(self, program: Program, adjoint: KKT) -> tuple[Point, Tensor, tuple[str, ...]]:
+    def _solve(self, program: Program) -> Answer:
         """The forward pass on plain tensors."""
-        p = program.p
         program = Program(*(block.detach().to("cpu", torch.float64) for block in program))
         # Nothing in here is differentiated, and torch does a little less for each operation then.
         with torch.inference_mode():
-            answer = adjoint.answer = solve(program, self.engines, self.on_failure == "raise")
-        # Copies, which autograd may save, as it may not what was made in there.
-        point = (part.to(p.device, p.dtype, copy=True) for part in answer.point)
-        return Point(*point), answer.status.clone(), answer.messages
+            return solve(program, self.engines, self.on_failure == "raise")
 
     def extra_repr(self) -> str:
         """The settings that are not the default."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class KKT:
         return excused(found, v.clone(), answer.factor.least, b)
 
 
+@np.errstate(all="ignore")  # what overflows is looked at
 def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, LinearSolution]:
     """v, and what it is worth."""
     n = factor.scaled.p.shape[-1]

@@ -29,12 +29,15 @@ class Answer:
         What there is to say of each, "" mostly; empty if there is nothing to say of any.
     make
         Factors the KKT matrices, which not every call needs.
+    residual
+        ‖U(z) − z‖ / (1 + ‖z‖) of each sample, ``(B,)``, if it is known.
     """
 
     point: Point
     status: Tensor
     messages: tuple[str, ...]
     make: Callable[[], Factor]
+    residual: Tensor | None = None
 
     @functools.cached_property
     def factor(self) -> Factor:

@@ -19,9 +19,13 @@ __all__ = ["clear"]
 _EXACT = 128 * np.finfo(float).eps
 
 
-@np.errstate(all="ignore")  # what overflows is not clear
-def clear(scaled: Scaled, sides: np.ndarray, x: np.ndarray, multipliers: np.ndarray) -> bool:
-    """Look at all samples.
+def clear(
+    scaled: Scaled, sides: np.ndarray, x: np.ndarray, multipliers: np.ndarray
+) -> np.ndarray | None:
+    """Look at all samples: by how much the step moves each of them, ``(B,)``, or None.
+
+    That is ‖U(z) − z‖ / (1 + ‖z‖), for the U of :mod:`~foldopt.nn._qp.step`: what is left of the
+    optimality conditions, and nothing for the rows that are not active.
 
     Parameters
     ----------
@@ -37,9 +41,11 @@ def clear(scaled: Scaled, sides: np.ndarray, x: np.ndarray, multipliers: np.ndar
     column, pull = x[..., None], np.matmul(multipliers[:, None], C)[:, 0]
     Qx, values = np.matmul(Q, column)[..., 0], np.matmul(C, column)[..., 0]
     force = np.abs(np.concatenate([Qx, p, pull], -1)).max(-1, keepdims=True)
-    if not (np.abs(Qx + p + pull) <= _EXACT * force).all():
-        return False
-    size = length * np.sqrt((x * x).sum(-1, keepdims=True))
+    left = Qx + p + pull
+    if not (np.abs(left) <= _EXACT * force).all():
+        return None
+    square = _square(x)
+    size = length * np.sqrt(square)[:, None]
     # How far each row is from the nearer of its limits: from the outside, less than zero.
     room = np.minimum(high - values, values - low)
     pressed = np.abs(multipliers) * length  # the multipliers of rows of length 1
@@ -48,4 +54,13 @@ def clear(scaled: Scaled, sides: np.ndarray, x: np.ndarray, multipliers: np.ndar
     # on others, which then share it.
     strong = (pressed > least) | (equal & (multipliers != 0))
     exact = strong & (np.abs(room) <= _EXACT * size)
-    return bool(np.where(sides != 0, exact, room > 2 * TOLERANCE * size).all())
+    active = sides != 0
+    if not np.where(active, exact, room > 2 * TOLERANCE * size).all():
+        return None
+    moved = np.sqrt(_square(left) + _square(np.where(active, room, 0)))
+    return moved / (1 + np.sqrt(square + _square(multipliers)))
+
+
+def _square(rows: np.ndarray) -> np.ndarray:
+    """The squared length of each row."""
+    return np.einsum("bi,bi->b", rows, rows)

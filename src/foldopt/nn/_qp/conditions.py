@@ -58,17 +58,25 @@ class Stationarity(NamedTuple):
 
 
 def rows_of(program: Program) -> Rows:
-    """The constraints of a float64 program."""
+    """The constraints of a float64 program on the CPU."""
     _, p, G, h, A, b, lower, upper = (block.numpy() for block in program)
     count, (n, m, k, bounds) = len(p), program.sizes
-    C = np.empty((1 if G.ndim == A.ndim == 2 else count, m + k + bounds, n))
-    low, high = np.full((count, m + k + bounds), -np.inf), np.empty((count, m + k + bounds))
+    total = m + k + bounds
+    C = np.empty((1 if G.ndim == A.ndim == 2 else count, total, n))
+    low, high = np.full((count, total), -np.inf), np.empty((count, total))
     C[:, :m], C[:, m : m + k], C[:, m + k :] = G, A, np.eye(bounds, n)
     high[:, :m], high[:, m : m + k], high[:, m + k :] = h, b, upper
     low[:, m : m + k], low[:, m + k :] = b, lower
     C, low, high, equal = map(torch.from_numpy, (C, low, high, low == high))
-    length = torch.linalg.vector_norm(C, dim=-1)
-    return Rows(C, low, high, equal, length.masked_fill_(length == 0, 1))
+    return Rows(C, low, high, equal, length_of(C))
+
+
+def length_of(rows: Tensor) -> Tensor:
+    """The length of each row, and 1 for a row of zeros."""
+    length = torch.linalg.vector_norm(rows, dim=-1)
+    entries = length.numpy()
+    entries[entries == 0] = 1
+    return length
 
 
 def stationarity(p: Tensor, Qx: Tensor, pull: Tensor) -> Stationarity:

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from foldopt.nn._qp.scaled import Scaled, product, times
-from foldopt.operators._inverse import matvec
 
 __all__ = ["Active", "Factor", "active_rows", "factored"]
 
@@ -49,14 +48,10 @@ class Active:
         return torch.where(self.valid, torch.gather(rows, -1, index), 0)
 
     def rows(self, of: Tensor) -> Tensor:
-        """The active rows of ``(B or 1, M, n)``, zeros in the place of those that are not."""
-        count, width = self.index.shape
-        index = self.index
-        if len(of) > 1:
-            index = index + of.shape[-2] * torch.arange(count, device=index.device).unsqueeze(-1)
-        found = of.reshape(-1, of.shape[-1]).index_select(0, index.reshape(-1))
-        found = found.reshape(count, width, of.shape[-1])
-        return found.mul_(self.valid.unsqueeze(-1))
+        """The active rows of ``(B or 1, M, n)`` on the CPU, zeros in the place of the others."""
+        sample = np.arange(len(self.index))[:, None] if len(of) > 1 else 0
+        found = of.numpy()[sample, self.index.numpy()]
+        return torch.from_numpy(np.multiply(found, self.valid.numpy()[..., None], out=found))
 
     def scatter(self, entries: Tensor, into: Tensor) -> Tensor:
         """``into`` with the active entries in their places."""
@@ -131,7 +126,7 @@ class Factor:
 def _apply(matrix: Tensor, columns: Tensor) -> Tensor:
     """M C, by the way that is fast for a single column."""
     if columns.shape[-1] == 1:
-        return matvec(matrix, columns.squeeze(-1)).unsqueeze(-1)
+        return torch.from_numpy(np.matmul(matrix.numpy(), columns.numpy()))
     return matrix @ columns
 
 
@@ -157,10 +152,10 @@ def factored(scaled: Scaled, mask: Tensor) -> Factor:
     S = _gram(scaled, active) if "gram" in vars(scaled) else torch.bmm(Y, Y.mT)
     S.diagonal(dim1=-2, dim2=-1).add_(~active.valid)
     R, info = torch.linalg.cholesky_ex(S)
-    # The rows of Y have length 1, so that the pivots need no scale.
     sound = scaled.definite & (info == 0)
     if active.index.shape[-1]:
-        sound = sound & (torch.diagonal(R, dim1=-2, dim2=-1).amin(-1) > _DEPENDENT)
+        # The rows of Y have length 1, so that the pivots need no scale.
+        sound &= torch.diagonal(R, dim1=-2, dim2=-1).amin(-1) > _DEPENDENT
     least = torch.zeros_like(sound)
     if bool(sound.all()):
         return Factor(scaled, mask, active, Y, R, None, least)

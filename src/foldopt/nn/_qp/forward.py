@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,7 @@ class _Found:
     held: Held
 
 
+@np.errstate(all="ignore")  # what overflows is looked at
 def solve(program: Program, engines: solvers.QP, raises: bool) -> Answer:
     """Solve a float64 program on the CPU.
 
@@ -96,12 +98,14 @@ def _tried(program: Program) -> tuple[Scaled, Sets, Answer | None]:
     u, multipliers = sets.solution
     right = torch.from_numpy(u - scaled.t.numpy()).unsqueeze(-1)
     x = torch.linalg.solve_triangular(scaled.L.mT, right, upper=True).squeeze(-1)
-    if not clear(scaled, sets.sides, x.numpy(), multipliers):
+    residual = clear(scaled, sets.sides, x.numpy(), multipliers)
+    if residual is None:
         return scaled, sets, None
     status = torch.zeros(len(x), dtype=torch.int64)
     active = torch.from_numpy(sets.sides != 0)
     point = scaled.blocks(x, torch.from_numpy(multipliers))
-    return scaled, sets, Answer(point, status, (), lambda: factored(scaled, active))
+    make, moved = lambda: factored(scaled, active), torch.from_numpy(residual)
+    return scaled, sets, Answer(point, status, (), make, moved)
 
 
 def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: Tensor) -> Answer:

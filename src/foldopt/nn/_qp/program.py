@@ -61,10 +61,11 @@ def program_of(*given: Any) -> tuple[Program, torch.Size]:
             bound = named[name]
             if bound is None or isinstance(bound, (int, float)):
                 named[name] = p.new_full((n,), infinity if bound is None else float(bound))
-    absent = {"G": (0, n), "h": (0,), "A": (0, n), "b": (0,), "lower": (0,), "upper": (0,)}
-    for name, shape in absent.items():
-        if named[name] is None:
-            named[name] = p.new_zeros(shape)
+    if any(block is None for block in named.values()):
+        none = p.new_zeros(0)
+        for name in ("G", "h", "A", "b", "lower", "upper"):
+            if named[name] is None:
+                named[name] = none if _DIMENSIONS[name] == 1 else none.reshape(0, n)
     m, k, bounds = (_rows(name, named[name]) for name in ("h", "b", "lower"))
     events = {
         "Q": (n, n), "p": (n,), "G": (m, n), "h": (m,), "A": (k, n), "b": (k,),
@@ -75,11 +76,11 @@ def program_of(*given: Any) -> tuple[Program, torch.Size]:
     blocks = []
     for name, event in events.items():
         block = named[name]
-        shared = block.dim() == len(event)
-        if name == "p":
-            blocks.append(block.expand(*batch, n).reshape(count, n))
-        else:
-            blocks.append(block if shared else block.reshape(count, *event))
+        if name == "p" and block.dim() == 1:
+            block = block.expand(count, n)
+        # A block that all samples share stays as it is.
+        more = block.dim() - len(event)
+        blocks.append(block.reshape(count, *event) if more > 1 else block)
     return Program(*blocks), batch
 
 

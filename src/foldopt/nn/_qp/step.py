@@ -78,7 +78,11 @@ def params_vjp(
     shapes = [param.dim() for param in params]
     kappa, lam = torch.where(lam > 0, kappa, 0), lam.clamp_min(0)
     lower, upper = params[6:]
-    at_upper = (mu > 0) | (lower == upper)
+    if mu.shape[-1]:
+        at_upper = (mu > 0) | (lower == upper)
+        down, up = torch.where((mu < 0) & ~at_upper, omega, 0), torch.where(at_upper, omega, 0)
+    else:
+        down = up = omega
 
     def outer(index: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         """−abᵀ − cdᵀ; the sum over the batch if the param is shared."""
@@ -97,7 +101,7 @@ def params_vjp(
         lambda: total(3, kappa),
         lambda: outer(4, nu, u, eta, x),
         lambda: total(5, eta),
-        lambda: total(6, torch.where((mu < 0) & ~at_upper, omega, 0)),
-        lambda: total(7, torch.where(at_upper, omega, 0)),
+        lambda: total(6, down),
+        lambda: total(7, up),
     )
     return tuple(make() if want else None for make, want in zip(made, wanted, strict=True))

@@ -55,7 +55,6 @@ class Sets(NamedTuple):
     solution: tuple[np.ndarray, np.ndarray] | None
 
 
-@np.errstate(all="ignore")  # infinite limits, and data that are no numbers
 def working_sets(scaled: Scaled) -> Sets:
     """Find which rows are active, where Q is definite and all data are numbers."""
     N, inverse, t = scaled.N.numpy(), scaled.inverse.numpy(), scaled.t.numpy()
