@@ -113,9 +113,7 @@ class Call:
 
     def problem(self, forward: Forward) -> Problem:
         """The problem that this call poses, solved by ``forward``."""
-        options = dataclasses.replace(
-            self.options, x_dtype=lambda: self.x_dtype, closed=self._closed()
-        )
+        options = self.options._replace(x_dtype=lambda: self.x_dtype, closed=self._closed())
         return Problem(self.update, forward, options)
 
     def update(self, x: Leaves, tensors: Leaves) -> Leaves:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +23,7 @@ Closed = Callable[[Leaves, Leaves, Leaves], Sequence[Tensor | None]]
 Forward = Callable[["Problem", Leaves, Leaves], tuple[Leaves, Tensor | None]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the user chose, and what was seen on the way in."""
 
     adjoint: Any
@@ -258,8 +256,7 @@ class Problem:
         key = (size, mapped, only_right_hand_side)
         if key not in self._children:
             in_dims = tuple(0 if yes else None for yes in mapped)
-            options = dataclasses.replace(
-                self.options,
+            options = self.options._replace(
                 batch_dims=self.options.batch_dims + 1,
                 closed=None,
                 look_for_mixing=lambda: False,

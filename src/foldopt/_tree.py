@@ -162,4 +162,4 @@ def to_front(tensors: tuple, dims: tuple) -> tuple[Leaves, tuple[bool, ...]]:
 
 def identity_of(x: Leaves, params: Leaves) -> tuple:
     """Tells whether two sets of tensors are the same memory, seen the same way."""
-    return tuple((leaf.data_ptr(), leaf.shape, leaf.stride()) for leaf in (*x, *params))
+    return tuple([(leaf.data_ptr(), leaf.shape, leaf.stride()) for leaf in (*x, *params)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -80,7 +79,7 @@ def jacobian(
         index >= n_weights and leaf.is_floating_point() for index, leaf in enumerate(call.tensors)
     )
     names = ("",) * len(wanted)
-    call.options = dataclasses.replace(call.options, wanted=wanted, names=names, recording=True)
+    call.options = call.options._replace(wanted=wanted, names=names, recording=True)
     starts = call.take_solution(x_star)
     problem = call.problem(given_solution)
     problem.run(starts, call.tensors)

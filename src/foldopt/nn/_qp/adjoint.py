@@ -31,14 +31,16 @@ class KKT:
         if answer is None or len(answer.status) != b.shape[-2]:
             # Under vmap many programs are differentiated together, of which this knows one.
             return Dense(least_squares=True).solve(operator, b)
+        factor = answer.factor
         with torch.inference_mode():
-            v, found = _solved(answer.factor, b.double().cpu(), torch.finfo(b.dtype).eps)
-        return excused(found, v.clone(), answer.factor.least, b)
+            u, rows, found = _solved(factor, b.double().cpu(), torch.finfo(b.dtype).eps)
+        # Outside: autograd may save this, as it may not what was made in there.
+        return excused(found, torch.cat([u, rows], -1), factor.least, b)
 
 
 @np.errstate(all="ignore")  # what overflows is looked at
-def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, LinearSolution]:
-    """v, and what it is worth."""
+def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, Tensor, LinearSolution]:
+    """The parts of v, of x and of all rows, and what they are worth."""
     n = factor.scaled.p.shape[-1]
     inside, rows = right[..., :n], right[..., n:]
     held = rows * factor.mask
@@ -50,7 +52,7 @@ def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, LinearSo
         u, mu = u + du, mu + change
         _, found = _judged(factor, inside, held, u, mu, eps)
     # A multiplier that is not active is its own equation.
-    return torch.cat([u, torch.where(factor.mask, mu, rows)], -1), found
+    return u, torch.where(factor.mask, mu, rows), found
 
 
 def _judged(

@@ -61,14 +61,11 @@ class Active:
 
 
 def active_rows(mask: Tensor) -> Active:
-    """Pack a mask ``(B, M)``; what fills up is a row that is not active."""
-    active = mask.cpu().numpy()
-    counts = active.sum(-1, keepdims=True)
-    width = int(counts.max(initial=0))
-    valid = np.arange(width) < counts
-    index = np.repeat(active.argmin(-1, keepdims=True) if width else counts, width, -1)
-    index[valid] = np.nonzero(active)[1]
-    return Active(torch.from_numpy(index).to(mask.device), torch.from_numpy(valid).to(mask.device))
+    """Pack a mask ``(B, M)``, in order; what fills up are rows that are not active."""
+    width = int(mask.sum(-1).max()) if mask.numel() else 0
+    order = mask * torch.arange(mask.shape[-1], 0, -1, device=mask.device)
+    entries, index = torch.topk(order, width, -1)
+    return Active(index, entries != 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +147,18 @@ def factored(scaled: Scaled, mask: Tensor) -> Factor:
     active = active_rows(mask)
     Y = active.rows(scaled.N)
     S = _gram(scaled, active) if "gram" in vars(scaled) else torch.bmm(Y, Y.mT)
-    S.diagonal(dim1=-2, dim2=-1).add_(~active.valid)
+    count, width = active.index.shape
+    S.numpy().reshape(count, -1)[:, :: width + 1] += ~active.valid.numpy()
     R, info = torch.linalg.cholesky_ex(S)
-    sound = scaled.definite & (info == 0)
-    if active.index.shape[-1]:
-        # The rows of Y have length 1, so that the pivots need no scale.
-        sound &= torch.diagonal(R, dim1=-2, dim2=-1).amin(-1) > _DEPENDENT
-    least = torch.zeros_like(sound)
-    if bool(sound.all()):
+    least = torch.zeros(count, dtype=torch.bool)
+    # The rows of Y have length 1, so that the pivots need no scale.
+    pivots = torch.diagonal(R, dim1=-2, dim2=-1)
+    usual = bool(scaled.definite.all()) and not bool(info.any())
+    if usual and (not width or float(pivots.amin()) > _DEPENDENT):
         return Factor(scaled, mask, active, Y, R, None, least)
+    sound = scaled.definite & (info == 0)
+    if width:
+        sound &= pivots.amin(-1) > _DEPENDENT
     where = torch.nonzero(~sound).squeeze(-1)
     eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
     R = torch.where(sound[:, None, None], R, eye)
