@@ -64,7 +64,9 @@ def rows_of(program: Program) -> Rows:
     total = m + k + bounds
     C = np.empty((1 if G.ndim == A.ndim == 2 else count, total, n))
     low, high = np.full((count, total), -np.inf), np.empty((count, total))
-    C[:, :m], C[:, m : m + k], C[:, m + k :] = G, A, np.eye(bounds, n)
+    C[:, :m], C[:, m : m + k] = G, A
+    if bounds:
+        C[:, m + k :] = np.eye(n)
     high[:, :m], high[:, m : m + k], high[:, m + k :] = h, b, upper
     low[:, m : m + k], low[:, m + k :] = b, lower
     C, low, high, equal = map(torch.from_numpy, (C, low, high, low == high))

@@ -94,10 +94,16 @@ class Scaled:
         Q, p = program.Q, program.p
         count = len(p)
         Q = Q if Q.dim() == 3 else Q.unsqueeze(0)
-        size = Q.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)
-        size = size.masked_fill_(size == 0, 1)
         L, info = torch.linalg.cholesky_ex(Q)
-        L, definite = _where_definite(L, (info == 0) & _regular(L, size.squeeze(-1)))
+        diagonal = Q.diagonal(dim1=-2, dim2=-1)
+        size = diagonal.amax(-1, keepdim=True)
+        pivots = L.diagonal(dim1=-2, dim2=-1).amin(-1, keepdim=True)
+        definite = (pivots.square() > _PIVOT * size).squeeze(-1)
+        if bool(info.any()) or not bool(definite.all()):
+            size = diagonal.abs().amax(-1, keepdim=True)
+            size = torch.where(size > 0, size, 1)
+            definite = (info == 0) & _regular(L, size.squeeze(-1))
+            L = torch.where(definite[:, None, None], L, torch.eye(L.shape[-1], dtype=L.dtype))
         rows = rows_of(program)
         N = _inverse_times(L, rows.C)
         inverse = length_of(N).reciprocal_()
@@ -129,14 +135,6 @@ class Scaled:
         return block[index if len(block) > 1 else 0]
 
 
-def _where_definite(L: Tensor, definite: Tensor) -> tuple[Tensor, Tensor]:
-    """L, with the identity in the place of factors that are none; and which are."""
-    if not bool(definite.all()):
-        eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
-        L = torch.where(definite[:, None, None], L, eye)
-    return L, definite
-
-
 def _inverse_times(L: Tensor, rows: Tensor) -> Tensor:
     """The rows r as L⁻¹r. Row by row is how LAPACK leaves the columns that it solves for."""
     return torch.linalg.solve_triangular(L, rows.mT, upper=False).mT
@@ -145,15 +143,11 @@ def _inverse_times(L: Tensor, rows: Tensor) -> Tensor:
 def _regular(L: Tensor, size: Tensor) -> Tensor:
     """Whether Q = LLᵀ is far from singular, ``(B or 1,)``; ``size`` is that of Q.
 
-    Large pivots say so. Small ones leave it open: the last one of a singular matrix may be far
-    above rounding. Its inverse tells: with generic g of length 1, ‖L⁻¹g‖² = gᵀQ⁻¹g is about 1/n of
-    its largest eigenvalue, and of four such g hardly all are far below that.
+    The pivots leave it open, where they are not all large: the last one of a singular matrix may be
+    far above rounding. Its inverse tells: with generic g of length 1, ‖L⁻¹g‖² = gᵀQ⁻¹g is about 1/n
+    of its largest eigenvalue, and of four such g hardly all are far below that.
     """
     n = L.shape[-1]
-    least = L.diagonal(dim1=-2, dim2=-1).amin(-1)
-    clearly = least.square() > _PIVOT * size
-    if bool(clearly.all()):
-        return clearly
     probes = _inverse_times(L, _generic(n).expand(len(L), -1, -1))
     reach = torch.linalg.vector_norm(probes, dim=(-2, -1)).square() * size
-    return clearly | (reach < 4 / (n**1.5 * _SINGULAR))
+    return reach < 4 / (n**1.5 * _SINGULAR)
