@@ -17,7 +17,7 @@ from foldopt.nn import QP
 from foldopt.nn._qp import clear, forward
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.program import Program, program_of
-from foldopt.nn._qp.step import Point, params_vjp, update
+from foldopt.nn._qp.step import State, params_vjp, update
 from foldopt.operators._inverse import matvec
 from tests.dense_programs import F64, programs
 
@@ -86,7 +86,7 @@ def test_the_residual_that_is_handed_on_is_that_of_the_step(
     multipliers = multipliers * (1 + 1e-4 * torch.rand(multipliers.shape, dtype=F64).numpy())
     monkeypatch.setattr(clear, "TOLERANCE", -1.0)
     residual = clear.clear(scaled, sides, x, multipliers)
-    z = scaled.blocks(torch.from_numpy(x), torch.from_numpy(multipliers))
+    z = State(torch.from_numpy(x), torch.from_numpy(multipliers))
     after = update(z, *program)
     before, after = torch.cat(z, -1), torch.cat(after, -1)
     expected = (after - before).norm(dim=-1) / (1 + before.norm(dim=-1))
@@ -128,7 +128,7 @@ def test_what_is_clear_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not more
     torch.testing.assert_close(answer.point.x, torch.tensor([[1.0, -1.0], [1.0, -0.5]], dtype=F64))
     expected = torch.tensor([[2.0], [1.0]], dtype=F64)
-    torch.testing.assert_close(answer.point.inequality, expected)
+    torch.testing.assert_close(answer.point.multipliers, expected)
 
 
 def test_a_program_without_rows_is_clear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +174,10 @@ def test_the_closed_form_is_what_autograd_finds(shared: tuple[int, ...]) -> None
         part[..., 0] = 0.3
     mu = torch.randn(count, n, dtype=F64)
     mu[:, 1] = 0
-    z = Point(
-        torch.randn(count, n, dtype=F64),
-        torch.randn(count, m, dtype=F64).clamp_min(0),
-        torch.randn(count, k, dtype=F64),
-        mu,
-    )
-    v = Point(*(torch.randn_like(part) for part in z))
+    lam = torch.randn(count, m, dtype=F64).clamp_min(0)
+    rows = torch.cat([lam, torch.randn(count, k, dtype=F64), mu], -1)
+    z = State(torch.randn(count, n, dtype=F64), rows)
+    v = State(*(torch.randn_like(part) for part in z))
     leaves = [param.requires_grad_() for param in params]
     expected = torch.autograd.grad(update(z, *leaves), leaves, grad_outputs=v)
     wanted = [True] * 8

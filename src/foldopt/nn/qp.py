@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from foldopt.nn._qp.forward import solve
 from foldopt.nn._qp.program import Program, program_of
 from foldopt.nn._qp.sparse.layer import solve_sparse
 from foldopt.nn._qp.sparse.program import any_sparse
-from foldopt.nn._qp.step import Point, params_vjp, update
+from foldopt.nn._qp.step import State, params_vjp, update
 from foldopt.step import Step
 
 __all__ = ["QP", "QPSolution"]
@@ -215,21 +214,22 @@ class QP(nn.Module):
             exact = given.p.dtype == torch.float64 and given.p.device.type == "cpu"
             if answer.residual is None or not exact:
                 point = (part.to(given.p, copy=True) for part in answer.point)
-                return call.take_solution(Point(*point)), answer.status.clone()
+                return call.take_solution(State(*point)), answer.status.clone()
             # What is returned is what was looked at, and there all is CONVERGED. By way of NumPy,
             # since autograd does not save what was made in inference mode.
             problem.residual = answer.residual
-            point = (torch.from_numpy(np.ascontiguousarray(part.numpy())) for part in answer.point)
-            return call.take_solution(Point(*point)), None
+            point = (torch.from_numpy(part.numpy()) for part in answer.point)
+            return call.take_solution(State(*point)), None
 
-        point = Point(*run(call, by_active_set, ()))
+        x, rows = run(call, by_active_set, ())
         if len(batch) != 1:
-            point = Point(*(part.reshape(*batch, part.shape[-1]) for part in point))
-        x, *rows = point
+            x, rows = (part.reshape(*batch, part.shape[-1]) for part in (x, rows))
         if not self.multipliers:
             return x
+        _, m, k, _ = program.sizes
+        multipliers = rows[..., :m], rows[..., m : m + k], rows[..., m + k :]
         seen = status[0].clone().reshape(batch).to(x.device)
-        return QPSolution(x, solvers.Multipliers(*rows), seen)
+        return QPSolution(x, solvers.Multipliers(*multipliers), seen)
 
     def _solve(self, program: Program) -> Answer:
         """The forward pass on plain tensors."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foldopt.nn._qp.factor import Factor
-from foldopt.nn._qp.step import Point
+from foldopt.nn._qp.step import State
 
 __all__ = ["Answer"]
 
@@ -33,7 +33,7 @@ class Answer:
         ‖U(z) − z‖ / (1 + ‖z‖) of each sample, ``(B,)``, if it is known.
     """
 
-    point: Point
+    point: State
     status: Tensor
     messages: tuple[str, ...]
     make: Callable[[], Factor]

@@ -23,7 +23,7 @@ from foldopt.nn._qp.conditions import TOLERANCE, Held, conditions, stationarity
 from foldopt.nn._qp.factor import Factor, factored
 from foldopt.nn._qp.program import Program, benign, unusable
 from foldopt.nn._qp.scaled import Scaled, product, times
-from foldopt.nn._qp.step import Point
+from foldopt.nn._qp.step import State
 from foldopt.nn._qp.ties import settle
 from foldopt.nn._qp.working_set import Sets, working_sets
 from foldopt.status import Status
@@ -67,8 +67,9 @@ def solve(program: Program, engines: solvers.QP, raises: bool) -> Answer:
         As said, or if all samples have such data.
     """
     if not program.samples:
-        nothing = (program.p.new_zeros(0, size) for size in program.sizes)
-        return Answer(Point(*nothing), torch.zeros(0, dtype=torch.int64), (), _none)
+        n, *rows = program.sizes
+        nothing = State(program.p.new_zeros(0, n), program.p.new_zeros(0, sum(rows)))
+        return Answer(nothing, torch.zeros(0, dtype=torch.int64), (), _none)
     scaled, sets, answer = _tried(program)
     if answer is not None:
         return answer
@@ -103,7 +104,7 @@ def _tried(program: Program) -> tuple[Scaled, Sets, Answer | None]:
         return scaled, sets, None
     status = torch.zeros(len(x), dtype=torch.int64)
     active = torch.from_numpy(sets.sides != 0)
-    point = scaled.blocks(x, torch.from_numpy(multipliers))
+    point = State(x, torch.from_numpy(multipliers))
     make, moved = lambda: factored(scaled, active), torch.from_numpy(residual)
     return scaled, sets, Answer(point, status, (), make, moved)
 
@@ -128,7 +129,7 @@ def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: Tensor) ->
     if not bool(solved.all()):
         keep = solved.unsqueeze(-1)
         x, multipliers = (torch.where(keep, part, torch.nan) for part in (x, multipliers))
-    point = scaled.blocks(x, multipliers)
+    point = State(x, multipliers)
     factor = found.factor
     return Answer(point, status, tuple(said) if any(said) else (), lambda: factor)
 

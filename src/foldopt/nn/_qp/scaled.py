@@ -18,7 +18,6 @@ from torch import Tensor
 
 from foldopt.nn._qp.conditions import Rows, length_of, rows_of
 from foldopt.nn._qp.program import Program
-from foldopt.nn._qp.step import Point
 
 __all__ = ["Scaled", "product", "times"]
 
@@ -124,11 +123,6 @@ class Scaled:
     def gram(self) -> Tensor:
         """NNᵀ, ``(B or 1, M, M)``."""
         return self.N @ self.N.mT
-
-    def blocks(self, x: Tensor, multipliers: Tensor) -> Point:
-        """x and the multipliers of all rows, ``(B, M)``, block by block."""
-        _, m, k, _ = self.sizes
-        return Point(x, multipliers[:, :m], multipliers[:, m : m + k], multipliers[:, m + k :])
 
     def sample(self, block: Tensor, index: int) -> Tensor:
         """A block of one sample."""

@@ -1,6 +1,7 @@
 """The step of a quadratic program: its optimality conditions, with the active rows held.
 
-z = (x, λ, ν, μ) with λ ≥ 0 of Gx ≤ h, ν of Ax = b and μ of the bounds (positive at an upper one).
+z = (x, λ, ν, μ) with λ ≥ 0 of Gx ≤ h, ν of Ax = b and μ of the bounds (positive at an upper one);
+the multipliers are one tensor, side by side.
 F(z, c) = 0 holds at the solution, and so U(z, c) = z − F(z, c) leaves it fixed. I − Φ = ∂F/∂z is
 the KKT matrix, which the forward pass has factored: no iteration is needed.
 """
@@ -15,20 +16,23 @@ from torch import Tensor
 
 from foldopt.operators._inverse import matvec
 
-__all__ = ["Point", "params_vjp", "update"]
+__all__ = ["State", "params_vjp", "update"]
 
 
-class Point(NamedTuple):
-    """x and the multipliers: λ ``(B, m)``, ν ``(B, k)``, μ ``(B, n)`` or ``(B, 0)``."""
+class State(NamedTuple):
+    """x ``(B, n)`` and the multipliers of G, A and the bounds, ``(B, m + k + n)`` or less."""
 
     x: Tensor
-    inequality: Tensor
-    equality: Tensor
-    bounds: Tensor
+    multipliers: Tensor
+
+    def blocks(self, h: Tensor, b: Tensor, lower: Tensor) -> Sequence[Tensor]:
+        """λ, ν and μ, as long as these are."""
+        sizes = [h.shape[-1], b.shape[-1], lower.shape[-1]]
+        return torch.split_with_sizes(self.multipliers, sizes, -1)
 
 
 def update(
-    z: Point,
+    z: State,
     Q: Tensor,
     p: Tensor,
     G: Tensor,
@@ -37,9 +41,9 @@ def update(
     b: Tensor,
     lower: Tensor,
     upper: Tensor,
-) -> Point:
+) -> State:
     """z − F(z, c). A row is active if its multiplier is not zero, or the variable is fixed."""
-    x, lam, nu, mu = z
+    x, (lam, nu, mu) = z.x, z.blocks(h, b, lower)
     # xᵀQx sees the symmetric part of Q, which so gets the gradient.
     gradient = (matvec(Q, x) + matvec(Q.mT, x)) / 2 + p
     if lam.shape[-1]:
@@ -48,12 +52,12 @@ def update(
         lam_next = torch.where(active, lam - (matvec(G, x) - torch.where(active, h, 0)), 0)
         gradient = gradient + matvec(G.mT, torch.where(active, lam, 0))
     else:
-        lam_next = lam + 0  # not lam itself, which a transform may have wrapped
+        lam_next = lam
     if nu.shape[-1]:
         gradient = gradient + matvec(A.mT, nu)
         nu_next = nu - (matvec(A, x) - b)
     else:
-        nu_next = nu + 0
+        nu_next = nu
     if mu.shape[-1]:
         fixed = lower == upper
         active = (mu != 0) | fixed
@@ -61,12 +65,12 @@ def update(
         mu_next = torch.where(active, mu - (x - bound), 0)
         gradient = gradient + torch.where(active, mu, 0)
     else:
-        mu_next = mu + 0
-    return Point(x - gradient, lam_next, nu_next, mu_next)
+        mu_next = mu
+    return State(x - gradient, torch.cat([lam_next, nu_next, mu_next], -1))
 
 
 def params_vjp(
-    z: Point, params: Sequence[Tensor], v: Point, wanted: Sequence[bool]
+    z: State, params: Sequence[Tensor], v: State, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """Ψᵀv of :func:`update`: what autograd finds, without a graph.
 
@@ -74,10 +78,11 @@ def params_vjp(
 
         −uᵀ(½(dQ + dQᵀ) x + dp + dGᵀλ + dAᵀν) − κᵀ(dG x − dh) − ηᵀ(dA x − db) + ωᵀ d(bound).
     """
-    (x, lam, nu, mu), (u, kappa, eta, omega) = z, v
+    _, _, _, h, _, b, lower, upper = params
     shapes = [param.dim() for param in params]
-    kappa, lam = torch.where(lam > 0, kappa, 0), lam.clamp_min(0)
-    lower, upper = params[6:]
+    x, (lam, nu, mu) = z.x, z.blocks(h, b, lower)
+    u, (kappa, eta, omega) = v.x, v.blocks(h, b, lower)
+    kappa, lam = kappa * (lam > 0), lam.clamp_min(0)
     if mu.shape[-1]:
         at_upper = (mu > 0) | (lower == upper)
         down, up = torch.where((mu < 0) & ~at_upper, omega, 0), torch.where(at_upper, omega, 0)

@@ -19,8 +19,7 @@ from foldopt.nn._qp.program import Program, unusable
 from foldopt.nn._qp.sparse.adjoint import SparseKKT
 from foldopt.nn._qp.sparse.forward import Sample, solve
 from foldopt.nn._qp.sparse.program import Params, params_of
-from foldopt.nn._qp.sparse.step import Update
-from foldopt.nn._qp.step import Point
+from foldopt.nn._qp.sparse.step import Point, Update
 from foldopt.status import Status
 from foldopt.step import Step
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from foldopt.nn._qp.sparse.matrix import Pattern, product
-from foldopt.nn._qp.step import Point
 
-__all__ = ["Update"]
+__all__ = ["Point", "Update"]
+
+
+class Point(NamedTuple):
+    """x and the multipliers: λ ``(B, m)``, ν ``(B, k)``, μ ``(B, n)`` or ``(B, 0)``."""
+
+    x: Tensor
+    inequality: Tensor
+    equality: Tensor
+    bounds: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
