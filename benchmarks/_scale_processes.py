@@ -138,7 +138,7 @@ def _executor(workers: int) -> Any:
         return
     from distributed import Client, LocalCluster
 
-    local: dict[str, Any] = {"dashboard_address": None, "host": "127.0.0.1", "silence_logs": 50}
+    local: dict[str, Any] = {"dashboard_address": ":0", "host": "127.0.0.1", "silence_logs": 50}
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, **local) as cluster,
         Client(cluster) as client,

@@ -24,7 +24,8 @@ def flatten(tree: Any) -> tuple[list[Any], Spec]:
         return [tree], _ONE_LEAF
     kind = type(tree)
     if (
-        (kind is tuple or hasattr(kind, "_fields"))
+        isinstance(tree, tuple)
+        and (kind is tuple or hasattr(kind, "_fields"))
         and all(isinstance(one, Tensor) for one in tree)
         and not torch.compiler.is_compiling()  # which does not look into a cache
     ):
