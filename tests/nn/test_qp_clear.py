@@ -7,6 +7,7 @@ import itertools
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from foldopt.nn import QP
 from foldopt.nn._qp import clear, forward
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.program import Program, program_of
+from foldopt.nn._qp.scaled import Scaled
 from foldopt.nn._qp.step import State, params_vjp, update
 from foldopt.operators._inverse import matvec
 from tests.dense_programs import F64, programs
@@ -93,6 +95,17 @@ def test_the_residual_that_is_handed_on_is_that_of_the_step(
     assert bool((expected > 1e-6).all())
     assert residual is not None
     torch.testing.assert_close(torch.from_numpy(residual), expected, rtol=1e-6, atol=0)
+
+
+def test_a_multiplier_of_the_wrong_sign_is_not_clear() -> None:
+    program = eye_program(p=torch.tensor([[3.0, 1.0], [-2.0, 0.5]], dtype=F64))
+    with torch.inference_mode():
+        scaled = Scaled.of(program)
+    # x₁ ≤ 1 pulls the first sample to 1, where it does not want to be.
+    x, multipliers = np.array([[1.0, -1.0], [1.0, -0.5]]), np.array([[-4.0], [1.0]])
+    assert clear.clear(scaled, np.sign(multipliers), x, multipliers) is None
+    x[0], multipliers[0] = [-3.0, -1.0], 0
+    assert clear.clear(scaled, np.sign(multipliers), x, multipliers) is not None
 
 
 def test_a_rounded_solution_is_certified_as_it_is_returned() -> None:

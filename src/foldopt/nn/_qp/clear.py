@@ -46,15 +46,16 @@ def clear(
         return None
     square = _square(x)
     size = length * np.sqrt(square)[:, None]
-    # How far each row is from the nearer of its limits: from the outside, less than zero.
-    room = np.minimum(high - values, values - low)
+    # How far each row is from the limit that holds it, or from the nearer one if none does.
+    above, below, active = high - values, values - low, sides != 0
+    held = np.where(sides > 0, above, below)
+    room = np.where(active, held, np.minimum(above, below))
     pressed = np.abs(multipliers) * length  # the multipliers of rows of length 1
     least = TOLERANCE * (force + pressed.max(-1, keepdims=True, initial=0))
     # The multiplier of an equality may have any size; but if it is zero, the equality may depend
     # on others, which then share it.
     strong = (pressed > least) | (equal & (multipliers != 0))
     exact = strong & (np.abs(room) <= _EXACT * size)
-    active = sides != 0
     if not np.where(active, exact, room > 2 * TOLERANCE * size).all():
         return None
     moved = np.sqrt(_square(left) + _square(np.where(active, room, 0)))

@@ -38,14 +38,14 @@ _WORTH_THREADS = 2e6
 
 
 class Sets(NamedTuple):
-    """What was found for the samples asked for.
+    """What was found.
 
     Attributes
     ----------
     sides
         Of each row: −1 (at low), 0, or +1 (at high or equal), ``(B, M)`` int8.
     found
-        Whether it was, ``(B,)``.
+        For which samples, ``(B,)``.
     solution
         u and the multipliers, if DAQP has found them for all samples.
     """
