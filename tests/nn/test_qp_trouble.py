@@ -129,6 +129,8 @@ I2, ONES = torch.eye(2), torch.ones(2)
         ((I2, torch.ones(2, dtype=torch.int64)), TypeError, r"got torch\.int64"),
         ((I2, torch.ones(())), ValueError, r"p must have shape \(\*batch, n\)"),
         ((torch.eye(3), ONES), ValueError, r"Q must have shape \(2, 2\), .*; got \(3, 3\)"),
+        ((I2, ONES.to_sparse()), TypeError, r"p must be dense, got torch\.sparse_coo"),
+        ((I2, ONES, *[None] * 4, 10**400), ValueError, "lower is an integer too large for a float"),
         ((None, ONES), TypeError, "Q must be a tensor or None, got NoneType"),
         ((I2, ONES, I2), ValueError, "G and h go together"),
         ((I2, ONES, None, None, I2), ValueError, "A and b go together"),

@@ -60,9 +60,9 @@ def program_of(*given: Any) -> tuple[Program, torch.Size]:
         for name, (infinity,) in (("lower", (-torch.inf,)), ("upper", (torch.inf,))):
             bound = named[name]
             if bound is None or isinstance(bound, (int, float)):
-                named[name] = p.new_full((n,), infinity if bound is None else float(bound))
+                named[name] = p.new_full((n,), infinity if bound is None else _number(name, bound))
     if any(block is None for block in named.values()):
-        none = p.new_zeros(0)
+        none = torch.zeros(0, dtype=p.dtype, device=p.device)
         for name in ("G", "h", "A", "b", "lower", "upper"):
             if named[name] is None:
                 named[name] = none if _DIMENSIONS[name] == 1 else none.reshape(0, n)
@@ -122,12 +122,21 @@ def _vector(name: str, block: Any) -> Tensor:
     if not isinstance(block, Tensor) or block.dtype not in (torch.float32, torch.float64):
         seen = block.dtype if isinstance(block, Tensor) else type(block).__name__
         raise TypeError(f"nn.QP: {name} must be a tensor of float32 or float64, got {seen}")
+    if block.layout != torch.strided:
+        raise TypeError(f"nn.QP: {name} must be dense, got {block.layout}: {name}.to_dense()")
     if block.dim() == 0 or block.shape[-1] == 0:
         raise ValueError(
             f"nn.QP: {name} must have shape (*batch, n) with n of 1 or more, got "
             f"{tuple(block.shape)}"
         )
     return block
+
+
+def _number(name: str, bound: float) -> float:
+    try:
+        return float(bound)
+    except OverflowError:
+        raise ValueError(f"nn.QP: {name} is an integer too large for a float") from None
 
 
 def _rows(name: str, block: Any) -> int:
