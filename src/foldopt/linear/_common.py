@@ -134,11 +134,25 @@ def finish(
 
     ``otherwise`` is the status of those that have not converged.
     """
+    limit = torch.maximum(tolerance, attainable(v))
+    return judge(b, v, residual, limit, iterations, otherwise, method)
+
+
+def judge(
+    b: Tensor,
+    v: Tensor,
+    residual: Tensor,
+    limit: Tensor,
+    iterations: Tensor | int,
+    otherwise: Tensor | Status,
+    method: str,
+) -> LinearSolution:
+    """:func:`finish` for a solver that knows itself what can be attained: up to ``limit``."""
     length = norm(residual)
-    relative = length / norm(b).clamp_min(torch.finfo(b.dtype).tiny)
+    relative = length / norm(b).clamp_min_(torch.finfo(b.dtype).tiny)
     if isinstance(iterations, int):
         iterations = torch.full(length.shape, iterations, device=b.device)
-    converged = length <= torch.maximum(tolerance, attainable(v))
+    converged = length <= limit
     if bool(converged.all()):
         return LinearSolution(v, torch.zeros_like(iterations), iterations, relative, method, True)
     other = otherwise if isinstance(otherwise, Tensor) else int(otherwise)

@@ -203,23 +203,23 @@ class QP(nn.Module):
         call = prepare(
             _STEP, tuple(program), adjoint, 1, self.on_failure, self.certify, lambda: False
         )
-        status: list[Tensor] = []
+        answers: list[Answer] = []
 
         def by_active_set(
             problem: Problem, _starts: Leaves, tensors: Leaves
         ) -> tuple[Leaves, Tensor | None]:
             given = Program(*tensors)
             answer = adjoint.answer = self._solve(given)
-            problem.messages, status[:] = answer.messages, [answer.status]
-            exact = given.p.dtype == torch.float64 and given.p.device.type == "cpu"
-            if answer.residual is None or not exact:
+            problem.messages, answers[:] = answer.messages, [answer]
+            # Autograd does not save what was made in inference mode.
+            status = None if answer.status is None else answer.status.clone()
+            if given.p.dtype == torch.float64 and given.p.device.type == "cpu":
+                # What is returned is what was looked at.
+                problem.residual = answer.residual
+                point = (torch.from_numpy(part.numpy()) for part in answer.point)
+            else:
                 point = (part.to(given.p, copy=True) for part in answer.point)
-                return call.take_solution(State(*point)), answer.status.clone()
-            # What is returned is what was looked at, and there all is CONVERGED. By way of NumPy,
-            # since autograd does not save what was made in inference mode.
-            problem.residual = answer.residual
-            point = (torch.from_numpy(part.numpy()) for part in answer.point)
-            return call.take_solution(State(*point)), None
+            return call.take_solution(State(*point)), status
 
         x, rows = run(call, by_active_set, ())
         if len(batch) != 1:
@@ -228,12 +228,17 @@ class QP(nn.Module):
             return x
         _, m, k, _ = program.sizes
         multipliers = rows[..., :m], rows[..., m : m + k], rows[..., m + k :]
-        seen = status[0].clone().reshape(batch).to(x.device)
-        return QPSolution(x, solvers.Multipliers(*multipliers), seen)
+        found = answers[0].status
+        status = torch.zeros(batch, dtype=torch.int64) if found is None else found.clone()
+        status = status.reshape(batch).to(x.device)
+        return QPSolution(x, solvers.Multipliers(*multipliers), status)
 
     def _solve(self, program: Program) -> Answer:
         """The forward pass on plain tensors."""
-        program = Program(*(block.detach().to("cpu", torch.float64) for block in program))
+        p = program.p
+        program = Program(*(block.detach() for block in program))
+        if p.dtype != torch.float64 or p.device.type != "cpu":
+            program = Program(*(block.to("cpu", torch.float64) for block in program))
         # Nothing in here is differentiated, and torch does a little less for each operation then.
         with torch.inference_mode():
             return solve(program, self.engines, self.on_failure == "raise")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from foldopt.linear import Dense, LinearOperator, LinearSolution
-from foldopt.linear._common import excused, finish, norm
+from foldopt.linear._common import excused, judge, norm
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.factor import Factor
 from foldopt.status import Status
@@ -28,7 +28,7 @@ class KKT:
     def solve(self, operator: LinearOperator, b: Tensor) -> LinearSolution:
         """v for right-hand sides ``(*lead, B, n + m + k + bounds)``."""
         answer = self.answer
-        if answer is None or len(answer.status) != b.shape[-2]:
+        if answer is None or len(answer.point.x) != b.shape[-2]:
             # Under vmap many programs are differentiated together, of which this knows one.
             return Dense(least_squares=True).solve(operator, b)
         factor = answer.factor
@@ -69,5 +69,6 @@ def _judged(
     right = torch.cat([inside / size, held / length], -1)
     rest = torch.cat([left[0] / size, left[1] / length], -1)
     reach = norm(u) + norm(mu * (length / size))
-    reach = eps**0.7 * norm(right) + 64 * eps * u.shape[-1] ** 0.5 * reach
-    return left, finish(right, u, rest, reach, 1, Status.BREAKDOWN, "KKT")
+    # What a solver asks for, and what rounding leaves.
+    limit = eps**0.7 * norm(right) + 64 * eps * u.shape[-1] ** 0.5 * reach
+    return left, judge(right, u, rest, limit, 1, Status.BREAKDOWN, "KKT")

@@ -24,7 +24,7 @@ class Answer:
     point
         x and the multipliers, float64, NaN where there is no solution.
     status
-        Of each sample, ``(B,)``.
+        Of each sample, ``(B,)``; None: all are CONVERGED.
     messages
         What there is to say of each, "" mostly; empty if there is nothing to say of any.
     make
@@ -34,7 +34,7 @@ class Answer:
     """
 
     point: State
-    status: Tensor
+    status: Tensor | None
     messages: tuple[str, ...]
     make: Callable[[], Factor]
     residual: Tensor | None = None

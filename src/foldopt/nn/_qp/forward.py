@@ -102,11 +102,10 @@ def _tried(program: Program) -> tuple[Scaled, Sets, Answer | None]:
     residual = clear(scaled, sets.sides, x.numpy(), multipliers)
     if residual is None:
         return scaled, sets, None
-    status = torch.zeros(len(x), dtype=torch.int64)
     active = torch.from_numpy(sets.sides != 0)
     point = State(x, torch.from_numpy(multipliers))
     make, moved = lambda: factored(scaled, active), torch.from_numpy(residual)
-    return scaled, sets, Answer(point, status, (), make, moved)
+    return scaled, sets, Answer(point, None, (), make, moved)
 
 
 def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: Tensor) -> Answer:
