@@ -147,6 +147,8 @@ def test_wrong_calls() -> None:
         NLP(distance, bounds=(None, lambda p: torch.zeros(3)), n=1)(p)
     with pytest.raises(ValueError, match="objective"):
         NLP(lambda x, p: x * p, n=2)(p)
+    with pytest.raises(ValueError, match=r"objective.*returned \(0,\)"):  # a param without entries
+        NLP(lambda x, p: (x - p).square().sum(-1), n=1)(torch.zeros(1, 0, 1, dtype=F64))
     weight = rows(2.0).requires_grad_()
     layer = NLP(lambda x, p: (weight * (x - p) ** 2).sum(), n=1)
     with pytest.raises(FoldError, match="not among its params"):

@@ -79,6 +79,12 @@ d = torch.ones(2, 4)
     [
         (([1.0], 1.0), TypeError, "signal must be a tensor of float32 or float64, got list"),
         ((torch.arange(3), 1.0), TypeError, "got torch.int64"),
+        ((d.to_sparse(), 1.0), TypeError, "signal must be dense, got torch.sparse_coo"),
+        (
+            (d, torch.tensor(-1.0, requires_grad=True)),
+            ValueError,
+            "weight must be 0 or more, got -1",
+        ),
         ((torch.tensor(1.0), 1.0), ValueError, r"signal must have shape .*dimensions=1; got \(\)"),
         ((d, "1"), TypeError, "weight must be a number or a tensor, got str"),
         ((d, -1.0), ValueError, "weight must be 0 or more, and finite; got -1.0"),
@@ -128,3 +134,9 @@ def test_bad_settings(settings: dict[str, Any], error: type[Exception], says: st
 def test_its_text_shows_what_is_not_usual() -> None:
     assert repr(layer) == "TotalVariation()"
     assert "on_failure='mask'" in repr(TotalVariation(on_failure="mask"))
+
+
+def test_what_overflows_is_not_solved_and_says_so() -> None:
+    d = torch.tensor([[1.5e300], [-2.9e299]], dtype=F64)
+    with pytest.raises(FoldError):
+        TotalVariation(dimensions=2)(d, 1e30)

@@ -169,8 +169,7 @@ def flattened(
                     "sample alone, batch_dims=0"
                 )
         flat = [
-            leaf.reshape(-1, *leaf.shape[batch_dims:]) if isinstance(leaf, Tensor) else leaf
-            for leaf in leaves
+            leaf.flatten(0, batch_dims - 1) if isinstance(leaf, Tensor) else leaf for leaf in leaves
         ]
         found.append(unflatten(flat, spec))
     return tuple(found), torch.Size() if batch is None else batch, tuple(sorted(common))

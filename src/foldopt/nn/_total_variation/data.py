@@ -50,6 +50,8 @@ def data_of(signal: Any, weight: Any, operator: Any, dimensions: int) -> Data:
     if not isinstance(signal, Tensor) or signal.dtype not in (torch.float32, torch.float64):
         seen = signal.dtype if isinstance(signal, Tensor) else type(signal).__name__
         raise TypeError(f"{_NAME}: signal must be a tensor of float32 or float64, got {seen}")
+    if signal.layout != torch.strided:
+        raise TypeError(f"{_NAME}: signal must be dense, got {signal.layout}: signal.to_dense()")
     wanted = "(*batch, n) with n of 1 or more"
     if dimensions == 2:
         wanted = "(*batch, H, W) with H and W of 1 or more"
@@ -147,6 +149,7 @@ def _weight(weight: Any, signal: Tensor, batch: torch.Size, rows: int | None) ->
 
 def check_sign(weight: Tensor) -> None:
     """Raise if a weight is negative; under a transform, where it is seen on the way forward."""
+    weight = weight.detach()
     if bool((weight < 0).any()):
         where = tuple(torch.nonzero(weight < 0)[0].tolist())
         raise ValueError(

@@ -204,6 +204,7 @@ class _One(NamedTuple):
     done: bool
 
 
+@np.errstate(all="ignore")  # what overflows is not done
 def solve_one(d: np.ndarray, bound: np.ndarray, D: Any) -> _One:
     """One sample: the free rows as interior points see them, corrected by Newton's method."""
     u, free = interior_point(d, bound, D)
