@@ -28,7 +28,14 @@ def batch(count: int = 8) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
+    settings = {
+        # A cluster gives a worker up for good that is away for 15 s, and on a busy machine one that
+        # is killed again and again is: in the end there are none, and batches wait for ever.
+        "distributed.deploy.lost-worker-timeout": "1h",
+        "distributed.scheduler.no-workers-timeout": "100s",
+    }
     with (
+        pytest.importorskip("dask").config.set(settings),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0",
             host="127.0.0.1", silence_logs=50,
