@@ -135,23 +135,25 @@ def finish(
     ``otherwise`` is the status of those that have not converged.
     """
     limit = torch.maximum(tolerance, attainable(v))
-    return judge(b, v, residual, limit, iterations, otherwise, method)
+    return judge(v, norm(residual), norm(b), limit, iterations, otherwise, method)
 
 
 def judge(
-    b: Tensor,
     v: Tensor,
-    residual: Tensor,
+    length: Tensor,
+    size: Tensor,
     limit: Tensor,
     iterations: Tensor | int,
     otherwise: Tensor | Status,
     method: str,
 ) -> LinearSolution:
-    """:func:`finish` for a solver that knows itself what can be attained: up to ``limit``."""
-    length = norm(residual)
-    relative = length / norm(b).clamp_min_(torch.finfo(b.dtype).tiny)
+    """:func:`finish` for a solver that knows itself what can be attained: up to ``limit``.
+
+    ``length`` and ``size`` are ‖b − A v‖ and ‖b‖.
+    """
+    relative = length / size.clamp_min(torch.finfo(size.dtype).tiny)
     if isinstance(iterations, int):
-        iterations = torch.full(length.shape, iterations, device=b.device)
+        iterations = torch.full(length.shape, iterations, device=length.device)
     converged = length <= limit
     if bool(converged.all()):
         return LinearSolution(v, torch.zeros_like(iterations), iterations, relative, method, True)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from foldopt.nn._nlp.model import Model, Point
-from foldopt.nn._qp.factor import Active, active_rows
 from foldopt.operators._inverse import matvec
 
 __all__ = ["DenseFactor", "DenseLocal", "dense_at"]
@@ -26,6 +25,33 @@ __all__ = ["DenseFactor", "DenseLocal", "dense_at"]
 # Eigenvalues below this, relative to the largest, count as zero.
 _SINGULAR = 1e-12
 _SCALINGS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Active:
+    """Which rows are active, packed: ``index`` ``(B, r)`` into all rows, ``valid`` of the same."""
+
+    index: Tensor
+    valid: Tensor
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The active entries of ``(*lead, B, M)``, zeros in the place of those that are not."""
+        index = self.index.expand(*rows.shape[:-2], *self.index.shape)
+        return torch.where(self.valid, torch.gather(rows, -1, index), 0)
+
+    def scatter(self, entries: Tensor, into: Tensor) -> Tensor:
+        """``into`` with the active entries in their places."""
+        index = self.index.expand(*entries.shape[:-2], *self.index.shape)
+        kept = torch.where(self.valid, entries, torch.gather(into, -1, index))
+        return into.scatter(-1, index, kept)
+
+
+def active_rows(mask: Tensor) -> Active:
+    """Pack a mask ``(B, M)``, in order; what fills up are rows that are not active."""
+    width = int(mask.sum(-1).max()) if mask.numel() else 0
+    order = mask * torch.arange(mask.shape[-1], 0, -1, device=mask.device)
+    entries, index = torch.topk(order, width, -1)
+    return Active(index, entries != 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from foldopt.linear import Dense, LinearOperator, LinearSolution
-from foldopt.linear._common import excused, judge, norm
+from foldopt.linear._common import excused, judge
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.factor import Factor
 from foldopt.status import Status
@@ -31,16 +31,14 @@ class KKT:
         if answer is None or len(answer.point.x) != b.shape[-2]:
             # Under vmap many programs are differentiated together, of which this knows one.
             return Dense(least_squares=True).solve(operator, b)
-        factor = answer.factor
-        with torch.inference_mode():
-            u, rows, found = _solved(factor, b.double().cpu(), torch.finfo(b.dtype).eps)
-        # Outside: autograd may save this, as it may not what was made in there.
-        return excused(found, torch.cat([u, rows], -1), factor.least, b)
+        factor, eps = answer.factor, torch.finfo(b.dtype).eps
+        value, found = _solved(factor, b.detach().double().cpu().numpy(), eps)
+        return excused(found, torch.from_numpy(value), factor.least, b)
 
 
 @np.errstate(all="ignore")  # what overflows is looked at
-def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, Tensor, LinearSolution]:
-    """The parts of v, of x and of all rows, and what they are worth."""
+def _solved(factor: Factor, right: np.ndarray, eps: float) -> tuple[np.ndarray, LinearSolution]:
+    """v, and what it is worth."""
     n = factor.scaled.p.shape[-1]
     inside, rows = right[..., :n], right[..., n:]
     held = rows * factor.mask
@@ -52,23 +50,34 @@ def _solved(factor: Factor, right: Tensor, eps: float) -> tuple[Tensor, Tensor, 
         u, mu = u + du, mu + change
         _, found = _judged(factor, inside, held, u, mu, eps)
     # A multiplier that is not active is its own equation.
-    return u, torch.where(factor.mask, mu, rows), found
+    return np.concatenate([u, np.where(factor.mask, mu, rows)], -1), found
 
 
 def _judged(
-    factor: Factor, inside: Tensor, held: Tensor, u: Tensor, mu: Tensor, eps: float
-) -> tuple[tuple[Tensor, Tensor], LinearSolution]:
+    factor: Factor,
+    inside: np.ndarray,
+    held: np.ndarray,
+    u: np.ndarray,
+    mu: np.ndarray,
+    eps: float,
+) -> tuple[tuple[np.ndarray, np.ndarray], LinearSolution]:
     """What the KKT matrix leaves of a right-hand side, and what that is worth.
 
     In units in which Q and the rows have size 1. The product with I − Φ itself would be formed from
     v and Φv, which cancel where Q is small.
     """
-    size, length = factor.scaled.size, factor.scaled.rows.length
+    size, length = factor.scaled.size.numpy(), factor.scaled.rows.length.numpy()
     Qu, Wu = factor.product(u, mu)
     left = inside - Qu, held - Wu
-    right = torch.cat([inside / size, held / length], -1)
-    rest = torch.cat([left[0] / size, left[1] / length], -1)
-    reach = norm(u) + norm(mu * (length / size))
+    b = np.hypot(_norm(inside / size), _norm(held / length))
+    rest = np.hypot(_norm(left[0] / size), _norm(left[1] / length))
+    reach = _norm(u) + _norm(mu * (length / size))
     # What a solver asks for, and what rounding leaves.
-    limit = eps**0.7 * norm(right) + 64 * eps * u.shape[-1] ** 0.5 * reach
-    return left, judge(right, u, rest, limit, 1, Status.BREAKDOWN, "KKT")
+    limit = eps**0.7 * b + 64 * eps * u.shape[-1] ** 0.5 * reach
+    v, rest, b, limit = (torch.from_numpy(part) for part in (u, rest, b, limit))
+    return left, judge(v, rest, b, limit, 1, Status.BREAKDOWN, "KKT")
+
+
+def _norm(v: np.ndarray) -> np.ndarray:
+    """‖v‖ over the last dimension."""
+    return np.sqrt(np.einsum("...i,...i->...", v, v))

@@ -22,7 +22,7 @@ from foldopt.nn._qp.clear import clear
 from foldopt.nn._qp.conditions import TOLERANCE, Held, conditions, stationarity
 from foldopt.nn._qp.factor import Factor, factored
 from foldopt.nn._qp.program import Program, benign, unusable
-from foldopt.nn._qp.scaled import Scaled, product, times
+from foldopt.nn._qp.scaled import Scaled, product, times, triangular
 from foldopt.nn._qp.step import State
 from foldopt.nn._qp.ties import settle
 from foldopt.nn._qp.working_set import Sets, working_sets
@@ -97,14 +97,12 @@ def _tried(program: Program) -> tuple[Scaled, Sets, Answer | None]:
     if sets.solution is None:
         return scaled, sets, None
     u, multipliers = sets.solution
-    right = torch.from_numpy(u - scaled.t.numpy()).unsqueeze(-1)
-    x = torch.linalg.solve_triangular(scaled.L.mT, right, upper=True).squeeze(-1)
-    residual = clear(scaled, sets.sides, x.numpy(), multipliers)
+    x = triangular(scaled.L.numpy(), (u - scaled.t.numpy())[..., None], transpose=True)[..., 0]
+    residual = clear(scaled, sets.sides, x, multipliers)
     if residual is None:
         return scaled, sets, None
-    active = torch.from_numpy(sets.sides != 0)
-    point = State(x, torch.from_numpy(multipliers))
-    make, moved = lambda: factored(scaled, active), torch.from_numpy(residual)
+    point = State(torch.from_numpy(x), torch.from_numpy(multipliers))
+    make, moved = lambda: factored(scaled, sets.sides != 0), torch.from_numpy(residual)
     return scaled, sets, Answer(point, None, (), make, moved)
 
 
@@ -150,20 +148,27 @@ def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
 
 
 def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
-    Q, p, rows = scaled.Q, scaled.p, scaled.rows
-    C = rows.C
+    p, rows = scaled.p, scaled.rows
+    Q, C = scaled.Q.numpy(), rows.C.numpy()
+
+    def terms(x: Tensor, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Qx, Cᵀλ and Cx."""
+        at, force = x.numpy(), multipliers.numpy()
+        return _tensors(product(at, Q), product(force, C), times(C, at))
+
     active = sides != 0
-    factor = factored(scaled, active)
+    factor = factored(scaled, active.numpy())
     target = torch.where(active, torch.where(sides > 0, rows.high, rows.low), 0)
+    multipliers, rounds = torch.zeros_like(rows.low), 0
     if start is None:
         x, a, c = torch.zeros_like(p), -p, target
     else:
-        x, a, c = start, -p - product(start, Q), target - active * times(C, start)
-    multipliers, rounds = torch.zeros_like(rows.low), 0
+        Qx, _, values = terms(start, multipliers)
+        x, a, c = start, -p - Qx, target - active * values
     while True:  # the rounds after the first take out its rounding errors
-        dx, change = factor.solve(a, c)
+        dx, change = _tensors(*factor.solve(a.numpy(), c.numpy()))
         x, multipliers = x + dx, multipliers + change
-        Qx, pull, values = product(x, Q), product(multipliers, C), times(C, x)
+        Qx, pull, values = terms(x, multipliers)
         at = stationarity(p, Qx, pull)
         c = target - active * values
         rounds += 1
@@ -176,6 +181,10 @@ def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
         a = -at.left
     good, held = conditions(rows, sides, x, multipliers, values, at)
     return _Found(factor, x, multipliers, sides, good, None, held)
+
+
+def _tensors(*arrays: np.ndarray) -> Any:
+    return tuple(torch.from_numpy(array) for array in arrays)
 
 
 def _ask(
@@ -209,7 +218,8 @@ def _ask(
     multipliers = torch.cat([part[good] for part in solution.multipliers], -1)
     multipliers = multipliers[:, : sides.shape[-1]]  # if there are no bounds, theirs are zeros
     force = p.abs().amax(-1, keepdim=True) + multipliers.abs().sum(-1, keepdim=True)
-    values = times(scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where], x)
+    C = scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where]
+    values = torch.from_numpy(times(C.numpy(), x.numpy()))
     slack = torch.where(
         multipliers > 0, scaled.rows.high[where] - values, values - scaled.rows.low[where]
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from foldopt.nn._qp.conditions import Rows, length_of, rows_of
 from foldopt.nn._qp.program import Program
 
-__all__ = ["Scaled", "product", "times"]
+__all__ = ["Scaled", "cholesky", "product", "times", "triangular"]
 
 # A Q of size 1 whose least eigenvalue is about this, times √n, counts as singular.
 _SINGULAR = 1e3 * torch.finfo(torch.float64).eps
@@ -28,17 +28,35 @@ _PIVOT = 1e-3
 _GENERIC = (0.7548776662466927, 0.5698402909980532, 0.8191725133961645, 0.6710436067037893)
 
 
-def product(vector: Tensor, matrix: Tensor) -> Tensor:
+def product(vector: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """vᵀM for v ``(*lead, B, m)`` and M ``(B or 1, m, n)``; what overflows may warn."""
-    v, M = vector.numpy(), matrix.numpy()
     # NumPy takes a third of the time that torch takes for small matrices.
-    return torch.from_numpy(v @ M[0] if len(M) == 1 else np.matmul(v[..., None, :], M)[..., 0, :])
+    if len(matrix) == 1:
+        return vector @ matrix[0]
+    return np.matmul(vector[..., None, :], matrix)[..., 0, :]
 
 
-def times(matrix: Tensor, vector: Tensor) -> Tensor:
+def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """M v for v ``(*lead, B, n)`` and M ``(B or 1, m, n)``; what overflows may warn."""
-    M, v = matrix.numpy(), vector.numpy()
-    return torch.from_numpy(v @ M[0].T if len(M) == 1 else np.matmul(M, v[..., None])[..., 0])
+    if len(matrix) == 1:
+        return vector @ matrix[0].T
+    return np.matmul(matrix, vector[..., None])[..., 0]
+
+
+def cholesky(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The factor of each, and whether it has one; NumPy takes two thirds of torch's time."""
+    try:
+        return np.linalg.cholesky(matrices), np.ones(len(matrices), dtype=bool)
+    except np.linalg.LinAlgError:
+        factors, info = torch.linalg.cholesky_ex(torch.from_numpy(matrices))
+        return factors.numpy(), info.numpy() == 0
+
+
+def triangular(L: np.ndarray, columns: np.ndarray, transpose: bool = False) -> np.ndarray:
+    """L⁻¹ C, or L⁻ᵀ C; NumPy has no such solver, SciPy none for batches."""
+    factor = torch.from_numpy(L)
+    factor = factor.mT if transpose else factor
+    return torch.linalg.solve_triangular(factor, torch.from_numpy(columns), upper=transpose).numpy()
 
 
 @functools.cache
@@ -93,24 +111,25 @@ class Scaled:
         Q, p = program.Q, program.p
         count = len(p)
         Q = Q if Q.dim() == 3 else Q.unsqueeze(0)
-        L, info = torch.linalg.cholesky_ex(Q)
-        diagonal = Q.diagonal(dim1=-2, dim2=-1)
-        size = diagonal.amax(-1, keepdim=True)
-        pivots = L.diagonal(dim1=-2, dim2=-1).amin(-1, keepdim=True)
-        definite = (pivots.square() > _PIVOT * size).squeeze(-1)
-        if bool(info.any()) or not bool(definite.all()):
-            size = diagonal.abs().amax(-1, keepdim=True)
-            size = torch.where(size > 0, size, 1)
-            definite = (info == 0) & _regular(L, size.squeeze(-1))
-            L = torch.where(definite[:, None, None], L, torch.eye(L.shape[-1], dtype=L.dtype))
+        factors, sound = cholesky(Q.numpy())
+        diagonal = Q.numpy().diagonal(axis1=-2, axis2=-1)
+        greatest = diagonal.max(-1)
+        definite = sound & (factors.diagonal(axis1=-2, axis2=-1).min(-1) ** 2 > _PIVOT * greatest)
+        L = torch.from_numpy(factors)
+        if not definite.all():
+            greatest = np.abs(diagonal).max(-1)
+            greatest[greatest == 0] = 1
+            definite = sound & _regular(L, greatest)
+            eye = torch.eye(L.shape[-1], dtype=L.dtype)
+            L = torch.where(torch.from_numpy(definite)[:, None, None], L, eye)
         rows = rows_of(program)
         N = _inverse_times(L, rows.C)
         inverse = length_of(N).reciprocal_()
         return Scaled(
             Q=Q,
             L=L,
-            definite=definite.expand(count),
-            size=size,
+            definite=torch.from_numpy(definite).expand(count),
+            size=torch.from_numpy(greatest[:, None]),
             p=p,
             t=_inverse_times(L[0], p) if len(L) == 1 else _inverse_times(L, p[:, None])[:, 0],
             rows=rows,
@@ -134,7 +153,7 @@ def _inverse_times(L: Tensor, rows: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(L, rows.mT, upper=False).mT
 
 
-def _regular(L: Tensor, size: Tensor) -> Tensor:
+def _regular(L: Tensor, size: np.ndarray) -> np.ndarray:
     """Whether Q = LLᵀ is far from singular, ``(B or 1,)``; ``size`` is that of Q.
 
     The pivots leave it open, where they are not all large: the last one of a singular matrix may be
@@ -143,5 +162,5 @@ def _regular(L: Tensor, size: Tensor) -> Tensor:
     """
     n = L.shape[-1]
     probes = _inverse_times(L, _generic(n).expand(len(L), -1, -1))
-    reach = torch.linalg.vector_norm(probes, dim=(-2, -1)).square() * size
+    reach = torch.linalg.vector_norm(probes, dim=(-2, -1)).square().numpy() * size
     return reach < 4 / (n**1.5 * _SINGULAR)

@@ -59,7 +59,7 @@ def working_sets(scaled: Scaled) -> Sets:
     """Find which rows are active, where Q is definite and all data are numbers."""
     N, inverse, t = scaled.N.numpy(), scaled.inverse.numpy(), scaled.t.numpy()
     equal = scaled.rows.equal.numpy()
-    there = times(scaled.N, scaled.t).numpy()
+    there = times(N, t)
     low, high = (limit.numpy() * inverse + there for limit in (scaled.rows.low, scaled.rows.high))
     scale = np.maximum(np.maximum(low, -high), _ROUNDING * np.abs(there))
     scale = scale.max(-1, keepdims=True, initial=0)
