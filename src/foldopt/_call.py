@@ -104,6 +104,12 @@ class Call:
         self.x_dtype = tensors[0].dtype
         return tuple(leaf.float() if leaf.dtype in _HALF else leaf for leaf in tensors)
 
+    def take_own(self, x: Any) -> Leaves:
+        """A solution that one of our own layers has made: new tensors, as they ought to be."""
+        leaves, self.x_spec = flatten(x)
+        self.x_dtype = leaves[0].dtype
+        return tuple(leaves)
+
     def give(self, leaves: Leaves) -> Any:
         """Leaves of x to the user's structure and dtype."""
         assert self.x_spec is not None

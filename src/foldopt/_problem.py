@@ -132,7 +132,14 @@ class Problem:
 
     # -- the linear solves ------------------------------------------------------------------
 
-    def solve(self, transpose: bool, b: Tensor, x: Leaves, params: Leaves) -> Tensor:
+    def solve(
+        self,
+        transpose: bool,
+        b: Tensor,
+        x: Leaves,
+        params: Leaves,
+        jacobian: StepJacobian | None = None,
+    ) -> Tensor:
         """v of (I − Φᵀ) v = b, or t of (I − Φ) t = b; b is ``(*lead, B, n)``."""
         if self._base is not None:
             rows = len(x[0])
@@ -147,13 +154,12 @@ class Problem:
             )
         if torch.is_autocast_enabled(b.device.type):
             with torch.autocast(b.device.type, enabled=False):
-                return self._solve(transpose, b, x, params)
-        return self._solve(transpose, b, x, params)
+                return self._solve(transpose, b, jacobian or self.jacobian(x, params))
+        return self._solve(transpose, b, jacobian or self.jacobian(x, params))
 
-    def _solve(self, transpose: bool, b: Tensor, x: Leaves, params: Leaves) -> Tensor:
+    def _solve(self, transpose: bool, b: Tensor, jacobian: StepJacobian) -> Tensor:
         options = self.options
         begin = time.perf_counter()
-        jacobian = self.jacobian(x, params)
         if not transpose and jacobian.layout.n * jacobian.layout.samples:
             jacobian.transpose()  # forward mode or a second derivative: can this step give it?
         asked = b

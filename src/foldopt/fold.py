@@ -40,6 +40,8 @@ class Fold(torch.autograd.Function):
         # Autograd needs outputs that are not inputs. A view will do, but with dual numbers only the
         # first of several views gets its tangent (torch 2.13).
         copy = len(x) > 1 and calculus.forward_mode_active()
+        if n_starts == 0 and not copy:
+            return x
         return tuple(leaf.clone() if copy else leaf.view_as(leaf) for leaf in x)
 
     @staticmethod
@@ -57,8 +59,9 @@ class Fold(torch.autograd.Function):
         none = [None] * (2 + ctx.n_starts)
         if calculus.plain():
             # Nobody differentiates this: the step recorded on the way forward serves.
-            v = problem.solve(True, b, x, params)
-            return (*none, *problem.jacobian(x, params).params_vjp(v))
+            jacobian = problem.jacobian(x, params)
+            v = problem.solve(True, b, x, params, jacobian)
+            return (*none, *jacobian.params_vjp(v))
         v = Solve.apply(problem, True, ctx.n_x, b, *x, *params)
         x, params = problem.tamed(x, params)
         where, c = floating(params)

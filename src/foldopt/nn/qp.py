@@ -219,7 +219,7 @@ class QP(nn.Module):
                 point = (torch.from_numpy(part.numpy()) for part in answer.point)
             else:
                 point = (part.to(given.p, copy=True) for part in answer.point)
-            return call.take_solution(State(*point)), status
+            return call.take_own(State(*point)), status
 
         x, rows = run(call, by_active_set, ())
         if len(batch) != 1:

@@ -69,15 +69,17 @@ def _judged(
     size, length = factor.scaled.size.numpy(), factor.scaled.rows.length.numpy()
     Qu, Wu = factor.product(u, mu)
     left = inside - Qu, held - Wu
-    b = np.hypot(_norm(inside / size), _norm(held / length))
-    rest = np.hypot(_norm(left[0] / size), _norm(left[1] / length))
-    reach = _norm(u) + _norm(mu * (length / size))
-    # What a solver asks for, and what rounding leaves.
-    limit = eps**0.7 * b + 64 * eps * u.shape[-1] ** 0.5 * reach
+    b, rest = _norm(inside / size, held / length), _norm(left[0] / size, left[1] / length)
+    limit = eps**0.7 * b  # what a solver asks for
+    if (rest <= limit).all():
+        relative = torch.from_numpy(rest / np.maximum(b, np.finfo(float).tiny))
+        none = torch.zeros(rest.shape, dtype=torch.int64)
+        return left, LinearSolution(torch.from_numpy(u), none, none + 1, relative, "KKT", True)
+    limit += 64 * eps * u.shape[-1] ** 0.5 * _norm(u, mu * (length / size))  # what rounding leaves
     v, rest, b, limit = (torch.from_numpy(part) for part in (u, rest, b, limit))
     return left, judge(v, rest, b, limit, 1, Status.BREAKDOWN, "KKT")
 
 
-def _norm(v: np.ndarray) -> np.ndarray:
-    """‖v‖ over the last dimension."""
-    return np.sqrt(np.einsum("...i,...i->...", v, v))
+def _norm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """‖(a, b)‖ over the last dimension."""
+    return np.sqrt(np.einsum("...i,...i->...", a, a) + np.einsum("...i,...i->...", b, b))

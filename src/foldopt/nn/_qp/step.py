@@ -82,29 +82,31 @@ def params_vjp(
     shapes = [param.dim() for param in params]
     x, (lam, nu, mu) = z.x, z.blocks(h, b, lower)
     u, (kappa, eta, omega) = v.x, v.blocks(h, b, lower)
-    kappa, lam = kappa * (lam > 0), lam.clamp_min(0)
+    active = lam > 0
+    kappa, lam = kappa * active, lam * active
+    minus, half = -u, u / -2
     if mu.shape[-1]:
         at_upper = (mu > 0) | (lower == upper)
         down, up = torch.where((mu < 0) & ~at_upper, omega, 0), torch.where(at_upper, omega, 0)
     else:
         down = up = omega
 
-    def outer(index: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        """−abᵀ − cdᵀ; the sum over the batch if the param is shared."""
+    def outer(index: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor, sign: float) -> Tensor:
+        """abᵀ ± cdᵀ; the sum over the batch if the param is shared."""
         if shapes[index] == 2:
-            return -(a.mT @ b).addmm_(c.mT, d)
-        both = (-a).unsqueeze(-1) * b.unsqueeze(-2)
-        return both.addcmul_(c.unsqueeze(-1), d.unsqueeze(-2), value=-1)
+            return (a.mT @ b).addmm_(c.mT, d, alpha=sign)
+        both = a.unsqueeze(-1) * b.unsqueeze(-2)
+        return both.addcmul_(c.unsqueeze(-1), d.unsqueeze(-2), value=sign)
 
     def total(index: int, grad: Tensor) -> Tensor:
         return grad.sum(0) if shapes[index] == 1 else grad
 
     made = (
-        lambda: outer(0, u / 2, x, x / 2, u),
-        lambda: total(1, -u),
-        lambda: outer(2, lam, u, kappa, x),
+        lambda: outer(0, half, x, x, half, 1.0),
+        lambda: total(1, minus),
+        lambda: outer(2, lam, minus, kappa, x, -1.0),
         lambda: total(3, kappa),
-        lambda: outer(4, nu, u, eta, x),
+        lambda: outer(4, nu, minus, eta, x, -1.0),
         lambda: total(5, eta),
         lambda: total(6, down),
         lambda: total(7, up),
