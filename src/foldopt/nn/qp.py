@@ -211,15 +211,14 @@ class QP(nn.Module):
             given = Program(*tensors)
             answer = adjoint.answer = self._solve(given)
             problem.messages, answers[:] = answer.messages, [answer]
-            # Autograd does not save what was made in inference mode.
-            status = None if answer.status is None else answer.status.clone()
             if given.p.dtype == torch.float64 and given.p.device.type == "cpu":
-                # What is returned is what was looked at.
+                # What is returned is what was looked at. Not the same object: autograd would hang
+                # itself on it, and hold the answer in a cycle.
                 problem.residual = answer.residual
-                point = (torch.from_numpy(part.numpy()) for part in answer.point)
+                point = (part.detach() for part in answer.point)
             else:
                 point = (part.to(given.p, copy=True) for part in answer.point)
-            return call.take_own(State(*point)), status
+            return call.take_own(State(*point)), answer.status
 
         x, rows = run(call, by_active_set, ())
         if len(batch) != 1:
@@ -239,9 +238,7 @@ class QP(nn.Module):
         program = Program(*(block.detach() for block in program))
         if p.dtype != torch.float64 or p.device.type != "cpu":
             program = Program(*(block.to("cpu", torch.float64) for block in program))
-        # Nothing in here is differentiated, and torch does a little less for each operation then.
-        with torch.inference_mode():
-            return solve(program, self.engines, self.on_failure == "raise")
+        return solve(program, self.engines, self.on_failure == "raise")
 
     def extra_repr(self) -> str:
         """The settings that are not the default."""

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from foldopt.nn._qp.factor import Factor
@@ -42,5 +41,4 @@ class Answer:
     @functools.cached_property
     def factor(self) -> Factor:
         """Made once."""
-        with torch.inference_mode():
-            return self.make()
+        return self.make()

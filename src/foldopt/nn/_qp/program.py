@@ -88,6 +88,7 @@ def _batch_shape(
     named: dict[str, Any], events: dict[str, tuple[int, ...]], p: Tensor
 ) -> torch.Size:
     batch, first = torch.Size(), ""
+    dtype, device = p.dtype, p.device
     for name, event in events.items():
         block = named[name]
         if not isinstance(block, Tensor):
@@ -97,11 +98,13 @@ def _batch_shape(
                 f"nn.QP: {name} is sparse ({block.layout}) among dense blocks: if one of Q, G and "
                 "A is sparse, all of them must be"
             )
-        if (block.dtype, block.device) != (p.dtype, p.device):
+        if block.dtype != dtype or block.device != device:
             raise TypeError(
-                f"nn.QP: {name} is {block.dtype} on {block.device}, p is {p.dtype} on {p.device}: "
+                f"nn.QP: {name} is {block.dtype} on {block.device}, p is {dtype} on {device}: "
                 "nothing is cast unasked"
             )
+        if block.shape == event or block.shape == (*batch, *event):
+            continue
         lead = block.shape[: max(block.dim() - len(event), 0)]
         if tuple(block.shape[len(lead) :]) != event:
             raise ValueError(

@@ -65,10 +65,9 @@ def _generic(n: int) -> Tensor:
 
     Not affine in the index over any stretch: second differences, say, would not see them.
     """
-    with torch.inference_mode(False):
-        index = torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(-1)
-        found = torch.cos(8 * index.square() * torch.tensor(_GENERIC, dtype=torch.float64))
-        return (found / torch.linalg.vector_norm(found, dim=0)).mT.contiguous()
+    index = torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(-1)
+    found = torch.cos(8 * index.square() * torch.tensor(_GENERIC, dtype=torch.float64))
+    return (found / torch.linalg.vector_norm(found, dim=0)).mT.contiguous()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ F. Pires, Computers & Operations Research 21 (1994), 587–596).
 from __future__ import annotations
 
 import concurrent.futures as futures
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +67,7 @@ def working_sets(scaled: Scaled) -> Sets:
     low, high = np.maximum(low / scale, -_INFINITY), np.minimum(high / scale, _INFINITY)
     # What is not finite in the data is not finite here.
     usable = scaled.definite.numpy() & np.isfinite(scale[:, 0])
-    samples = np.flatnonzero(usable).tolist()
+    samples = range(len(usable)) if usable.all() else np.flatnonzero(usable).tolist()
     (total, count), n = equal.shape, t.shape[-1]
     rays, multipliers = np.zeros((total, n)), np.zeros((total, count))
     found = np.zeros(total, dtype=bool)
@@ -116,10 +116,10 @@ def _daqp() -> Callable[..., Any] | None:
     return daqp.solve
 
 
-def _one_by_one(search: Callable[[int], None], samples: list[int], size: int) -> None:
+def _one_by_one(search: Callable[[int], None], samples: Sequence[int], size: int) -> None:
     """One search for each sample, of ``size`` numbers, in threads where these pay."""
 
-    def some(part: list[int]) -> None:
+    def some(part: Sequence[int]) -> None:
         for sample in part:
             search(sample)
 
