@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from foldopt.nn._qp.active import Active, active_rows
-from foldopt.nn._qp.scaled import Scaled, cholesky, product, times, triangular
+from foldopt.nn._qp.algebra import cholesky, product, squares, times, triangular
+from foldopt.nn._qp.scaled import Scaled
 
 __all__ = ["Factor", "factored"]
 
@@ -115,7 +116,7 @@ def factored(scaled: Scaled, mask: np.ndarray) -> Factor:
     active = active_rows(mask)
     Y = active.rows(scaled.N.numpy())
     count, width = active.index.shape
-    S = _gram(scaled, active) if "gram" in vars(scaled) else _squared(Y)
+    S = _gram(scaled, active) if "gram" in vars(scaled) else squares(Y)
     S.reshape(count, -1)[:, :: width + 1] += ~active.valid
     R, sound = cholesky(S)
     least = torch.zeros(count, dtype=torch.bool)
@@ -129,12 +130,6 @@ def factored(scaled: Scaled, mask: np.ndarray) -> Factor:
     R[where], Y[where] = np.eye(width), 0
     inverses = _inverses(scaled, active, where, least)
     return Factor(scaled, mask, active, Y, R, (where, inverses), least)
-
-
-def _squared(Y: np.ndarray) -> np.ndarray:
-    """YYᵀ."""
-    rows = torch.from_numpy(Y)
-    return torch.bmm(rows, rows.mT).numpy()
 
 
 def _gram(scaled: Scaled, active: Active) -> np.ndarray:

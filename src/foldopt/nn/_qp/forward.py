@@ -17,12 +17,13 @@ from torch import Tensor
 
 from foldopt import solvers
 from foldopt.nn._messages import NOT_CONVEX, WEAK
+from foldopt.nn._qp.algebra import product, times, triangular
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.clear import clear
 from foldopt.nn._qp.conditions import TOLERANCE, Held, conditions, stationarity
 from foldopt.nn._qp.factor import Factor, factored
 from foldopt.nn._qp.program import Program, benign, unusable
-from foldopt.nn._qp.scaled import Scaled, product, times, triangular
+from foldopt.nn._qp.scaled import Scaled
 from foldopt.nn._qp.step import State
 from foldopt.nn._qp.ties import settle
 from foldopt.nn._qp.working_set import Sets, working_sets

@@ -16,47 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foldopt.nn._qp.algebra import cholesky, triangular
 from foldopt.nn._qp.conditions import Rows, length_of, rows_of
 from foldopt.nn._qp.program import Program
 
-__all__ = ["Scaled", "cholesky", "product", "times", "triangular"]
+__all__ = ["Scaled"]
 
 # A Q of size 1 whose least eigenvalue is about this, times √n, counts as singular.
 _SINGULAR = 1e3 * torch.finfo(torch.float64).eps
 # Squares of pivots above this part of the size leave no doubt.
 _PIVOT = 1e-3
 _GENERIC = (0.7548776662466927, 0.5698402909980532, 0.8191725133961645, 0.6710436067037893)
-
-
-def product(vector: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """vᵀM for v ``(*lead, B, m)`` and M ``(B or 1, m, n)``; what overflows may warn."""
-    # NumPy takes a third of the time that torch takes for small matrices.
-    if len(matrix) == 1:
-        return vector @ matrix[0]
-    return np.matmul(vector[..., None, :], matrix)[..., 0, :]
-
-
-def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """M v for v ``(*lead, B, n)`` and M ``(B or 1, m, n)``; what overflows may warn."""
-    if len(matrix) == 1:
-        return vector @ matrix[0].T
-    return np.matmul(matrix, vector[..., None])[..., 0]
-
-
-def cholesky(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The factor of each, and whether it has one; NumPy takes two thirds of torch's time."""
-    try:
-        return np.linalg.cholesky(matrices), np.ones(len(matrices), dtype=bool)
-    except np.linalg.LinAlgError:
-        factors, info = torch.linalg.cholesky_ex(torch.from_numpy(matrices))
-        return factors.numpy(), info.numpy() == 0
-
-
-def triangular(L: np.ndarray, columns: np.ndarray, transpose: bool = False) -> np.ndarray:
-    """L⁻¹ C, or L⁻ᵀ C; NumPy has no such solver, SciPy none for batches."""
-    factor = torch.from_numpy(L)
-    factor = factor.mT if transpose else factor
-    return torch.linalg.solve_triangular(factor, torch.from_numpy(columns), upper=transpose).numpy()
 
 
 @functools.cache
@@ -149,7 +119,7 @@ class Scaled:
 
 def _inverse_times(L: Tensor, rows: Tensor) -> Tensor:
     """The rows r as L⁻¹r. Row by row is how LAPACK leaves the columns that it solves for."""
-    return torch.linalg.solve_triangular(L, rows.mT, upper=False).mT
+    return torch.from_numpy(triangular(L.numpy(), rows.mT.numpy())).mT
 
 
 def _regular(L: Tensor, size: np.ndarray) -> np.ndarray:

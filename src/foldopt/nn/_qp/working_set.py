@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldopt.nn._qp.scaled import Scaled, times
+from foldopt.nn._qp.algebra import times
+from foldopt.nn._qp.scaled import Scaled
 from foldopt.solvers._run.executors import cores
 
 __all__ = ["Sets", "working_sets"]
