@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from foldopt._lu import one_by_one
 from foldopt.jacobian import StepJacobian
 from foldopt.linear._common import (
     LinearOperator,
@@ -194,7 +195,7 @@ class Factor:
             padding = ~(valid.unsqueeze(1) & valid.unsqueeze(2))
             block = block.neg_().masked_fill_(padding, 0)
         block.diagonal(dim1=-2, dim2=-1).add_(1)  # −Φ becomes I − Φ, in place
-        lu, pivots, _ = torch.linalg.lu_factor_ex(block)
+        lu, pivots, _ = one_by_one(torch.linalg.lu_factor_ex, block)
         singular, largest = None, 1.0
         if k:
             least, most = torch.aminmax(lu.diagonal(dim1=-2, dim2=-1).abs(), dim=-1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foldopt import _calculus as calculus
+from foldopt._lu import one_by_one
 
 __all__ = ["matvec", "symmetric_inverse"]
 
@@ -59,7 +60,7 @@ def _invert(K: Tensor) -> Tensor:
     finite = torch.isfinite(K).flatten(-2).all(-1)[..., None, None]
     # What is not finite goes through as NaN: LAPACK may refuse it, or never return.
     safe = torch.where(finite, K, torch.eye(K.shape[-1], dtype=K.dtype, device=K.device))
-    M, info = torch.linalg.inv_ex(safe)
+    M, info = one_by_one(torch.linalg.inv_ex, safe)
     # A bound on the condition number. Not K M − I: that is small for an inverse of rounding too.
     regular = (info == 0)[..., None, None] & (_condition(safe, M) <= eps**-0.5)
     if not bool(regular.all()):
@@ -87,7 +88,7 @@ def _invert_scaled(K: Tensor) -> Tensor:
         row = torch.where(row > 0, row, 1)
         K = K / row.unsqueeze(-1) / row.unsqueeze(-2)
         scale = scale * row
-    M, info = torch.linalg.inv_ex(K)
+    M, info = one_by_one(torch.linalg.inv_ex, K)
     regular = (info == 0)[..., None, None] & (_condition(K, M) <= eps**-0.6)
     M = M / scale.unsqueeze(-1) / scale.unsqueeze(-2)
     return M if bool(regular.all()) else torch.where(regular, M, _pseudo_inverse(K, scale))

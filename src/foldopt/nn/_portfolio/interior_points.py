@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from foldopt._lu import one_by_one
 from foldopt.operators import PrimalDual
 from foldopt.status import Solution, Status
 
@@ -270,7 +271,7 @@ def _newton(state: _State, c: Tensor, W: Tensor, free: Tensor, tight: Tensor) ->
         ],
         -1,
     )
-    move = torch.linalg.solve_ex(K, right).result
+    move = one_by_one(torch.linalg.solve_ex, K, right.unsqueeze(-1))[0].squeeze(-1)
     x, lam, nu = x + free * move[:, :n], lam + move[:, n : n + 1], state.nu + move[:, n + 1 :]
     Wx = _times(W, x)
     z = (1 - free) * (-c + 2 * lam * Wx + nu)

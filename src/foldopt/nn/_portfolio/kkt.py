@@ -18,6 +18,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from foldopt._lu import one_by_one
 from foldopt.operators._inverse import matvec
 
 __all__ = ["Active", "Factor", "factored", "polished"]
@@ -111,7 +112,7 @@ def factored(V: Tensor, weight: Tensor, x: Tensor, active: Active) -> Factor:
     part = torch.cat([active.free, active.tight, torch.ones_like(active.tight)], -1)
     M *= part.unsqueeze(-1) * part.unsqueeze(-2)
     M.diagonal(dim1=-2, dim2=-1).add_(1 - part)
-    inverse, info = torch.linalg.inv_ex(M)
+    inverse, info = one_by_one(torch.linalg.inv_ex, M)
     size = (n + 2) * M.abs().amax((-2, -1)) * inverse.abs().amax((-2, -1))
     singular = (info != 0) | ~(size <= _SINGULAR)
     flat = torch.zeros_like(singular)
