@@ -117,7 +117,7 @@ def factored(scaled: Scaled, mask: np.ndarray) -> Factor:
     Y = active.rows(scaled.N.numpy())
     count, width = active.index.shape
     S = _gram(scaled, active) if "gram" in vars(scaled) else squares(Y)
-    S.reshape(count, -1)[:, :: width + 1] += ~active.valid
+    np.einsum("bii->bi", S)[...] += ~active.valid  # a view of the diagonals
     R, sound = cholesky(S)
     least = torch.zeros(count, dtype=torch.bool)
     # The rows of Y have length 1, so that the pivots need no scale.
