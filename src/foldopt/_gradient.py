@@ -53,6 +53,12 @@ def _check_values(values: Any, x: Tensor) -> None:
     """Raise unless an objective's values are such that their gradient is what is meant."""
     if not isinstance(values, Tensor):
         raise TypeError(f"objective must return a tensor of values, got {type(values).__name__}")
+    if values.is_complex():
+        raise TypeError(
+            f"objective must return real values, got {values.dtype}: a param is complex, and a "
+            "cast to real would drop its imaginary part. Pass torch.view_as_real(c) and take the "
+            "square of the absolute value, or the real part, in the objective"
+        )
     if values.shape != x.shape[: values.dim()]:
         raise ValueError(
             "objective must return one value for each sample, a shape that x "

@@ -69,6 +69,11 @@ def test_a_position_that_does_not_exist() -> None:
     ("objective", "error", "says"),
     [
         (lambda x, c: 0.0, TypeError, "must return a tensor of values, got float"),
+        (
+            lambda x, c: (x * 1j * c).sum(-1),
+            TypeError,
+            "must return real values, got torch.complex",
+        ),
         (lambda x, c: (x * c).sum(-1).numpy(force=True), TypeError, "got ndarray"),
         (lambda x, c: (x * c).sum(0), ValueError, r"\(2, 3\) begins with, and returned \(3,\)"),
         (lambda x, c: (x * c).sum(-1, keepdim=True), ValueError, r"returned \(2, 1\)"),
