@@ -22,7 +22,7 @@ LONGEST = 300
 
 # A new module or subpackage needs a place here, and in the table of CONTRIBUTING.md.
 FLOORS: dict[int, tuple[str, ...]] = {
-    0: ("status", "step", "_tree", "_calculus", "_functions", "_lu"),
+    0: ("status", "step", "_tree", "_calculus", "_functions", "_lu", "_threads"),
     1: ("jacobian", "_operator", "_gradient", "_program", "prox", "projections"),
     2: ("linear",),
     3: (

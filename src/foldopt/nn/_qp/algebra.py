@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 
+from foldopt._threads import one_thread
+
 __all__ = ["cholesky", "product", "squares", "times", "triangular"]
 
-# With fewer multiplications than these a product is not worth a second thread. Torch takes it all
+# With fewer multiplications than these a matrix is not worth a second thread. Torch takes it all
 # the same, and waits for it where another core is busy.
 _WORTH_THREADS = 3e4
 
@@ -48,4 +52,8 @@ def triangular(L: np.ndarray, columns: np.ndarray, transpose: bool = False) -> n
     """L⁻¹ C, or L⁻ᵀ C; NumPy has no such solver, SciPy none for batches."""
     factor = torch.from_numpy(L)
     factor = factor.mT if transpose else factor
-    return torch.linalg.solve_triangular(factor, torch.from_numpy(columns), upper=transpose).numpy()
+    right, count = torch.from_numpy(columns), columns.shape[-1]
+    # A single column is not shared in any case.
+    small = 1 < count < _WORTH_THREADS / L.shape[-1] ** 2
+    with one_thread() if small else contextlib.nullcontext():
+        return torch.linalg.solve_triangular(factor, right, upper=transpose).numpy()
