@@ -41,6 +41,7 @@ ALLOWED = {
     ("solvers/_run/executors.py", "import cloudpickle"): "the same, closures too",
     ("solvers/_run/executors.py", "pickle.loads"): "runs in such a worker, on what `pack` made",
     ("experiments/multilabel/archives.py", "import pickle"): "for an unpickler that admits arrays",
+    ("_threads.py", "import ctypes"): "two functions of the OpenMP that PyTorch has loaded",
     ("cli.py", "import_module"): "of the packages that a study's own source names",
     ("experiments/frame/study.py", "import_module"): "of the studies found in this package",
     ("experiments/multilabel/cvxpy_layer.py", "import_module"): "of one of three packages there",
