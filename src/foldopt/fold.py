@@ -41,7 +41,7 @@ class Fold(torch.autograd.Function):
         # first of several views gets its tangent (torch 2.13).
         copy = len(x) > 1 and calculus.forward_mode_active()
         if n_starts == 0 and not copy:
-            return x
+            return x  # what a solver returns is detached on its way here: no input
         return tuple(leaf.clone() if copy else leaf.view_as(leaf) for leaf in x)
 
     @staticmethod

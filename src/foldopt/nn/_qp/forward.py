@@ -151,12 +151,6 @@ def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
 def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
     p, rows = scaled.p, scaled.rows
     Q, C = scaled.Q.numpy(), rows.C.numpy()
-
-    def terms(x: Tensor, multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Qx, Cᵀλ and Cx."""
-        at, force = x.numpy(), multipliers.numpy()
-        return _tensors(product(at, Q), product(force, C), times(C, at))
-
     active = sides != 0
     factor = factored(scaled, active.numpy())
     target = torch.where(active, torch.where(sides > 0, rows.high, rows.low), 0)
@@ -164,12 +158,13 @@ def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
     if start is None:
         x, a, c = torch.zeros_like(p), -p, target
     else:
-        Qx, _, values = terms(start, multipliers)
+        Qx, values = _tensors(product(start.numpy(), Q), times(C, start.numpy()))
         x, a, c = start, -p - Qx, target - active * values
     while True:  # the rounds after the first take out its rounding errors
         dx, change = _tensors(*factor.solve(a.numpy(), c.numpy()))
         x, multipliers = x + dx, multipliers + change
-        Qx, pull, values = terms(x, multipliers)
+        Qx, values = _tensors(product(x.numpy(), Q), times(C, x.numpy()))
+        (pull,) = _tensors(product(multipliers.numpy(), C))
         at = stationarity(p, Qx, pull)
         c = target - active * values
         rounds += 1
