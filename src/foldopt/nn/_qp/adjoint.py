@@ -33,7 +33,7 @@ class KKT:
             return Dense(least_squares=True).solve(operator, b)
         factor, eps = answer.factor, torch.finfo(b.dtype).eps
         value, found = _solved(factor, b.detach().double().cpu().numpy(), eps)
-        return excused(found, torch.from_numpy(value), factor.least, b)
+        return excused(found, torch.from_numpy(value), torch.from_numpy(factor.least), b)
 
 
 @np.errstate(all="ignore")  # what overflows is looked at
@@ -66,7 +66,7 @@ def _judged(
     In units in which Q and the rows have size 1. The product with I − Φ itself would be formed from
     v and Φv, which cancel where Q is small.
     """
-    size, length = factor.scaled.size.numpy(), factor.scaled.rows.length.numpy()
+    size, length = factor.scaled.size, factor.scaled.rows.length
     Qu, Wu = factor.product(u, mu)
     left = inside - Qu, held - Wu
     b, rest = _norm(inside / size, held / length), _norm(left[0] / size, left[1] / length)

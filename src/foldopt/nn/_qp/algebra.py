@@ -9,7 +9,7 @@ import torch
 
 from foldopt._threads import one_thread
 
-__all__ = ["cholesky", "product", "squares", "times", "triangular"]
+__all__ = ["cholesky", "lengths", "product", "squares", "times", "triangular"]
 
 # With fewer multiplications than these a matrix is not worth a second thread. Torch takes it all
 # the same, and waits for it where another core is busy.
@@ -29,6 +29,13 @@ def times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
     if len(matrix) == 1:
         return vector @ matrix[0].T
     return np.matmul(matrix, vector[..., None])[..., 0]
+
+
+def lengths(rows: np.ndarray) -> np.ndarray:
+    """The length of each row, and 1 for a row of zeros; what overflows may warn."""
+    found = np.sqrt(np.einsum("...i,...i->...", rows, rows))
+    found[found == 0] = 1
+    return found
 
 
 def squares(rows: np.ndarray) -> np.ndarray:

@@ -36,10 +36,9 @@ def clear(
     x, multipliers
         ``(B, n)`` and ``(B, M)``.
     """
-    Q, p, rows = scaled.Q.numpy(), scaled.p.numpy(), scaled.rows
-    C, low, high, equal, length = (part.numpy() for part in rows)
+    p, (C, low, high, equal, length) = scaled.p, scaled.rows
     column, pull = x[..., None], np.matmul(multipliers[:, None], C)[:, 0]
-    Qx, values = np.matmul(Q, column)[..., 0], np.matmul(C, column)[..., 0]
+    Qx, values = np.matmul(scaled.Q, column)[..., 0], np.matmul(C, column)[..., 0]
     force = np.abs(np.concatenate([Qx, p, pull], -1)).max(-1, keepdims=True)
     left = Qx + p + pull
     if not (np.abs(left) <= _EXACT * force).all():

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from foldopt.nn._qp.algebra import lengths
 from foldopt.nn._qp.program import Program
 
 __all__ = ["TOLERANCE", "Held", "Rows", "Stationarity", "conditions", "rows_of", "stationarity"]
@@ -30,31 +29,31 @@ class Rows(NamedTuple):
         Of each row, ``(B or 1, M)``; 1 for a row of zeros.
     """
 
-    C: Tensor
-    low: Tensor
-    high: Tensor
-    equal: Tensor
-    length: Tensor
+    C: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    equal: np.ndarray
+    length: np.ndarray
 
 
 class Held(NamedTuple):
     """Which rows hold with equality, at high and at low, and which multipliers are zero or less."""
 
-    at_high: Tensor
-    at_low: Tensor
-    slack: Tensor
+    at_high: np.ndarray
+    at_low: np.ndarray
+    slack: np.ndarray
 
-    def doubtful(self, sides: Tensor, equal: Tensor) -> Tensor:
+    def doubtful(self, sides: np.ndarray, equal: np.ndarray) -> np.ndarray:
         """The active rows whose multiplier is zero, and the others that hold with equality."""
-        return torch.where(sides != 0, self.slack & ~equal, self.at_high | self.at_low)
+        return np.where(sides != 0, self.slack & ~equal, self.at_high | self.at_low)
 
 
 class Stationarity(NamedTuple):
     """Qx + p + Cᵀλ ``(B, n)``, the largest of its terms, and its size beside that, ``(B, 1)``."""
 
-    left: Tensor
-    force: Tensor
-    off: Tensor
+    left: np.ndarray
+    force: np.ndarray
+    off: np.ndarray
 
 
 def rows_of(program: Program) -> Rows:
@@ -69,28 +68,24 @@ def rows_of(program: Program) -> Rows:
         C[:, m + k :] = np.eye(n)
     high[:, :m], high[:, m : m + k], high[:, m + k :] = h, b, upper
     low[:, m : m + k], low[:, m + k :] = b, lower
-    C, low, high, equal = map(torch.from_numpy, (C, low, high, low == high))
-    return Rows(C, low, high, equal, length_of(C))
+    return Rows(C, low, high, low == high, lengths(C))
 
 
-def length_of(rows: Tensor) -> Tensor:
-    """The length of each row, and 1 for a row of zeros."""
-    length = torch.linalg.vector_norm(rows, dim=-1)
-    entries = length.numpy()
-    entries[entries == 0] = 1
-    return length
-
-
-def stationarity(p: Tensor, Qx: Tensor, pull: Tensor) -> Stationarity:
+def stationarity(p: np.ndarray, Qx: np.ndarray, pull: np.ndarray) -> Stationarity:
     """From the terms of the gradient of the Lagrangian, each ``(B, n)``."""
     left = Qx + p + pull
-    force = torch.cat([Qx, p, pull], -1).abs().amax(-1, keepdim=True) + 1e-300
-    return Stationarity(left, force, left.abs().amax(-1, keepdim=True) / force)
+    force = np.abs(np.concatenate([Qx, p, pull], -1)).max(-1, keepdims=True) + 1e-300
+    return Stationarity(left, force, np.abs(left).max(-1, keepdims=True) / force)
 
 
 def conditions(
-    rows: Rows, sides: Tensor, x: Tensor, multipliers: Tensor, values: Tensor, at: Stationarity
-) -> tuple[Tensor, Held]:
+    rows: Rows,
+    sides: np.ndarray,
+    x: np.ndarray,
+    multipliers: np.ndarray,
+    values: np.ndarray,
+    at: Stationarity,
+) -> tuple[np.ndarray, Held]:
     """Which samples are solved ``(B,)``, and what only just holds.
 
     Parameters
@@ -104,15 +99,15 @@ def conditions(
     at
         What is left of the gradient there.
     """
-    good = at.off.squeeze(-1) <= TOLERANCE
-    size = rows.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    good = at.off[:, 0] <= TOLERANCE
+    size = rows.length * np.linalg.norm(x, axis=-1, keepdims=True)
     over, under = values - rows.high, rows.low - values
-    over_limit = TOLERANCE * (size + rows.high.abs())
-    under_limit = TOLERANCE * (size + rows.low.abs())
+    over_limit = TOLERANCE * (size + np.abs(rows.high))
+    under_limit = TOLERANCE * (size + np.abs(rows.low))
     signed = multipliers * rows.length * sides  # those of rows of length 1
     force = at.force
     if sides.shape[-1]:
-        force = TOLERANCE * (force + signed.abs().amax(-1, keepdim=True))
+        force = TOLERANCE * (force + np.abs(signed).max(-1, keepdims=True))
         holds = (over <= over_limit) & (under <= under_limit)
         good = good & (holds & ((signed >= -force) | rows.equal)).all(-1)
     # Where a limit is infinite this is NaN, and false.

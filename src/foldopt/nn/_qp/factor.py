@@ -21,7 +21,6 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foldopt.nn._qp.active import Active, active_rows
 from foldopt.nn._qp.algebra import cholesky, product, squares, times, triangular
@@ -59,11 +58,11 @@ class Factor:
     Y: np.ndarray
     R: np.ndarray
     other: tuple[np.ndarray, np.ndarray] | None
-    least: Tensor
+    least: np.ndarray
 
     def product(self, u: np.ndarray, mu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The reverse of :meth:`solve`: Qu + Wᵀμ and Wu."""
-        Q, C = self.scaled.Q.numpy(), self.scaled.rows.C.numpy()
+        Q, C = self.scaled.Q, self.scaled.rows.C
         return product(u, Q) + product(mu, C), self.mask * times(C, u)
 
     def solve(self, a: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,8 +70,8 @@ class Factor:
 
         c must be zero where a row is not active, and μ is zero there.
         """
-        L, Y, R = self.scaled.L.numpy(), self.Y, self.R
-        lead, inverse = a.shape[:-2], self.scaled.inverse.numpy()
+        L, Y, R = self.scaled.L, self.Y, self.R
+        lead, inverse = a.shape[:-2], self.scaled.inverse
         a, packed = _columns(a), _columns(self.active.gather(c * inverse))
         t = triangular(L, a)
         mu = triangular(R, triangular(R, _apply(Y, t) - packed), transpose=True)
@@ -114,15 +113,15 @@ def _rows(columns: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
 def factored(scaled: Scaled, mask: np.ndarray) -> Factor:
     """Factor the KKT matrices of the active rows, a mask ``(B, M)``."""
     active = active_rows(mask)
-    Y = active.rows(scaled.N.numpy())
+    Y = active.rows(scaled.N)
     count, width = active.index.shape
     S = _gram(scaled, active) if "gram" in vars(scaled) else squares(Y)
     np.einsum("bii->bi", S)[...] += ~active.valid  # a view of the diagonals
     R, sound = cholesky(S)
-    least = torch.zeros(count, dtype=torch.bool)
+    least = np.zeros(count, dtype=bool)
     # The rows of Y have length 1, so that the pivots need no scale.
     pivots = R.diagonal(axis1=-2, axis2=-1).min(-1, initial=1)
-    sound = sound & (pivots > _DEPENDENT) & scaled.definite.numpy()
+    sound = sound & (pivots > _DEPENDENT) & scaled.definite
     if sound.all():
         return Factor(scaled, mask, active, Y, R, None, least)
     (where,) = np.nonzero(~sound)
@@ -134,7 +133,7 @@ def factored(scaled: Scaled, mask: np.ndarray) -> Factor:
 
 def _gram(scaled: Scaled, active: Active) -> np.ndarray:
     """YYᵀ from NNᵀ."""
-    gram = scaled.gram.numpy()
+    gram = scaled.gram
     index = active.index % gram.shape[-1]
     sample = np.arange(len(index))[:, None, None] if len(gram) > 1 else 0
     S = gram[sample, index[..., None], index[:, None]]
@@ -142,39 +141,37 @@ def _gram(scaled: Scaled, active: Active) -> np.ndarray:
     return S
 
 
-def _inverses(scaled: Scaled, active: Active, where: np.ndarray, least: Tensor) -> np.ndarray:
+def _inverses(scaled: Scaled, active: Active, where: np.ndarray, least: np.ndarray) -> np.ndarray:
     """The (pseudo-)inverses of some KKT matrices; ``least`` is told which are pseudo.
 
     For rows of N of length 1, as the factors of the others are.
     """
-    samples = len(active.index)
-    valid = torch.from_numpy(active.valid[where])
-    size = scaled.size.expand(samples, 1)[where]
-    Q = scaled.Q.expand(samples, -1, -1)[where] / size.unsqueeze(-1)
+    valid = active.valid[where]
+    size = scaled.samples(scaled.size, where)
+    Q = scaled.samples(scaled.Q, where) / size[..., None]
     # Of multipliers the least norm is meant that they have for the rows as they were given, and so
     # these are brought to size one together and not one by one.
-    rows = torch.from_numpy(active.rows(scaled.rows.C.numpy())[where])
-    longest = torch.ones_like(size)
-    if rows.shape[-2]:
-        longest = torch.linalg.vector_norm(rows, dim=-1).amax(-1, keepdim=True)
-        longest = torch.where(longest > 0, longest, 1)
-    rows = rows / longest.unsqueeze(-1)
-    corner = torch.diag_embed((~valid).to(Q.dtype))
-    K = torch.cat([torch.cat([Q, rows.mT], -1), torch.cat([rows, corner], -1)], -2)
+    rows = active.rows(scaled.rows.C)[where]
+    longest = np.linalg.norm(rows, axis=-1).max(-1, keepdims=True, initial=0)
+    longest[~(longest > 0)] = 1
+    rows = rows / longest[..., None]
+    (count, width), n = valid.shape, rows.shape[-1]
+    K = np.zeros((count, n + width, n + width))
+    K[:, :n, :n], K[:, :n, n:], K[:, n:, :n] = Q, rows.swapaxes(-1, -2), rows
+    np.einsum("bii->bi", K)[:, n:] = ~valid  # a view of the diagonals
     # K is symmetric, and so its pseudo-inverse comes from its eigenvectors. A value that is as
     # good as zero there belongs to multipliers that cancel, or to a direction without curvature.
-    values, vectors = torch.linalg.eigh(K)
-    zero = values.abs() <= _SINGULAR * values.abs().amax(-1, keepdim=True)
-    inverse = (vectors * torch.where(zero, 0, 1 / values).unsqueeze(-2)) @ vectors.mT
+    values, vectors = np.linalg.eigh(K)
+    zero = np.abs(values) <= _SINGULAR * np.abs(values).max(-1, keepdims=True)
+    inverse = (vectors * np.where(zero, 0, 1 / values)[:, None]) @ vectors.swapaxes(-1, -2)
     # In the second case x is not unique, and what a loss asks of it there has no derivative: the
     # residual of that part will say so. In the first the answer of least norm is the one meant.
-    inside = vectors[..., : Q.shape[-1], :].square().sum(-2)
+    inside = np.square(vectors[:, :n]).sum(-2)
     flat = (zero & (inside > _FLAT)).any(-1)
     least[where] = zero.any(-1) & ~flat
     # K is that of u, μ longest / size and of a / size, c / longest; and the rows have length 1.
-    n = Q.shape[-1]
-    lengths = 1 / scaled.inverse.expand(samples, -1)
-    shrunk = valid * torch.from_numpy(active.gather(lengths.numpy())[where])
-    into = torch.cat([(1 / size).expand(-1, n), shrunk / longest], -1)
-    back = torch.cat([torch.ones_like(Q[..., 0]), shrunk * (size / longest)], -1)
-    return (inverse * back.unsqueeze(-1) * into.unsqueeze(-2)).numpy()
+    lengths = np.broadcast_to(1 / scaled.inverse, (len(active.index), scaled.inverse.shape[-1]))
+    shrunk = valid * active.gather(lengths)[where]
+    into = np.concatenate([np.broadcast_to(1 / size, (count, n)), shrunk / longest], -1)
+    back = np.concatenate([np.ones((count, n)), shrunk * (size / longest)], -1)
+    return inverse * back[..., None] * into[:, None]

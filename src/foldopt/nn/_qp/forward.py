@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foldopt import solvers
 from foldopt.nn._messages import NOT_CONVEX, WEAK
-from foldopt.nn._qp.algebra import product, times, triangular
+from foldopt.nn._qp.algebra import cholesky, product, times, triangular
 from foldopt.nn._qp.answer import Answer
 from foldopt.nn._qp.clear import clear
 from foldopt.nn._qp.conditions import TOLERANCE, Held, conditions, stationarity
@@ -32,7 +31,7 @@ from foldopt.status import Status
 __all__ = ["solve"]
 
 # What rounding leaves in the residual of a linear system, and how often it is solved for less.
-_ROUNDING = 32 * torch.finfo(torch.float64).eps
+_ROUNDING = 32 * np.finfo(float).eps
 _ROUNDS = 2
 
 
@@ -41,11 +40,11 @@ class _Found:
     """What the active rows give, which samples it solves, and which of those have no derivative."""
 
     factor: Factor
-    x: Tensor
-    multipliers: Tensor  # of all rows
-    sides: Tensor
-    good: Tensor
-    weak: Tensor | None
+    x: np.ndarray
+    multipliers: np.ndarray  # of all rows
+    sides: np.ndarray
+    good: np.ndarray
+    weak: np.ndarray | None
     held: Held
 
 
@@ -76,14 +75,14 @@ def solve(program: Program, engines: solvers.QP, raises: bool) -> Answer:
         return answer
     bad, holds = unusable(program)
     if not holds:
-        return _decided(scaled, sets, engines, ~bad)
+        return _decided(scaled, sets, engines, ~bad.numpy())
     if raises or bool(bad.all()):
         raise ValueError(
             f"nn.QP: {holds}. Look at where it comes from: a network that has diverged, or "
             "missing data"
         )
     scaled, sets, _ = _tried(benign(program, bad))
-    answer = _decided(scaled, sets, engines, ~bad)
+    answer = _decided(scaled, sets, engines, ~bad.numpy())
     said = answer.messages or [""] * len(bad)
     messages = tuple(holds if one else text for one, text in zip(bad.tolist(), said, strict=True))
     return dataclasses.replace(answer, messages=messages)
@@ -91,86 +90,81 @@ def solve(program: Program, engines: solvers.QP, raises: bool) -> Answer:
 
 def _tried(program: Program) -> tuple[Scaled, Sets, Answer | None]:
     """The program, its working sets, and the answer if these leave nothing to decide."""
-    # xᵀQx sees the symmetric part of Q.
-    program = program._replace(Q=(program.Q + program.Q.mT).mul_(0.5))
     scaled = Scaled.of(program)
     sets = working_sets(scaled)
     if sets.solution is None:
         return scaled, sets, None
     u, multipliers = sets.solution
-    x = triangular(scaled.L.numpy(), (u - scaled.t.numpy())[..., None], transpose=True)[..., 0]
+    x = triangular(scaled.L, (u - scaled.t)[..., None], transpose=True)[..., 0]
     residual = clear(scaled, sets.sides, x, multipliers)
     if residual is None:
         return scaled, sets, None
-    point = State(torch.from_numpy(x), torch.from_numpy(multipliers))
     make, moved = lambda: factored(scaled, sets.sides != 0), torch.from_numpy(residual)
-    return scaled, sets, Answer(point, None, (), make, moved)
+    return scaled, sets, Answer(_state(x, multipliers), None, (), make, moved)
 
 
-def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: Tensor) -> Answer:
+def _state(x: np.ndarray, multipliers: np.ndarray) -> State:
+    return State(torch.from_numpy(x), torch.from_numpy(multipliers))
+
+
+def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: np.ndarray) -> Answer:
     """The answer where working sets are missing, or doubtful, or the accuracy is not all there."""
-    found = _on(scaled, torch.from_numpy(sets.sides), None)
-    status = torch.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
+    found = _on(scaled, sets.sides, None)
+    status = np.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
     said = [""] * len(status)
-    done = torch.from_numpy(sets.found) & usable & found.good
-    if not bool(done.all()) and bool((ask := usable & ~done).any()):
-        where = torch.nonzero(ask).squeeze(-1)
+    ask = usable & ~(sets.found & found.good)
+    if ask.any():
         # Where the factors have not served, they shall not serve again.
         scaled = dataclasses.replace(scaled, definite=scaled.definite & ~ask)
-        sides, start, status = _ask(scaled, engines, where, found.sides, status, said)
+        sides, start = _ask(scaled, engines, np.flatnonzero(ask), found.sides, status, said)
         found = _on(scaled, sides, start)
-    solved = status == Status.CONVERGED
+    solved = status == int(Status.CONVERGED)
     if found.weak is not None:
-        for sample in torch.nonzero(found.weak & solved).flatten().tolist():
+        for sample in np.flatnonzero(found.weak & solved):
             said[sample] = f"{said[sample]}; {WEAK}" if said[sample] else WEAK
     x, multipliers = found.x, found.multipliers
-    if not bool(solved.all()):
-        keep = solved.unsqueeze(-1)
-        x, multipliers = (torch.where(keep, part, torch.nan) for part in (x, multipliers))
-    point = State(x, multipliers)
-    factor = found.factor
-    return Answer(point, status, tuple(said) if any(said) else (), lambda: factor)
+    if not solved.all():
+        x, multipliers = (np.where(solved[:, None], part, np.nan) for part in (x, multipliers))
+    messages = tuple(said) if any(said) else ()
+    return Answer(_state(x, multipliers), torch.from_numpy(status), messages, lambda: found.factor)
 
 
 def _none() -> Factor:
     raise AssertionError("an empty batch has nothing to factor")
 
 
-def _on(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
+def _on(scaled: Scaled, sides: np.ndarray, start: np.ndarray | None) -> _Found:
     """The solution on the active rows, near ``start`` where it is not the only one."""
     found = _solved(scaled, sides, start)
     settled = settle(scaled, sides, found.x, found.held, found.good)
     if settled is None:
         return found
     wider, weak = settled
-    if bool((wider != sides).any()):
+    if (wider != sides).any():
         found = _solved(scaled, wider, start)
     return dataclasses.replace(found, weak=weak)
 
 
-def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
-    p, rows = scaled.p, scaled.rows
-    Q, C = scaled.Q.numpy(), rows.C.numpy()
+def _solved(scaled: Scaled, sides: np.ndarray, start: np.ndarray | None) -> _Found:
+    Q, p, rows = scaled.Q, scaled.p, scaled.rows
     active = sides != 0
-    factor = factored(scaled, active.numpy())
-    target = torch.where(active, torch.where(sides > 0, rows.high, rows.low), 0)
-    multipliers, rounds = torch.zeros_like(rows.low), 0
+    factor = factored(scaled, active)
+    target = np.where(active, np.where(sides > 0, rows.high, rows.low), 0)
+    multipliers, rounds = np.zeros_like(rows.low), 0
     if start is None:
-        x, a, c = torch.zeros_like(p), -p, target
+        x, a, c = np.zeros_like(p), -p, target
     else:
-        Qx, values = _tensors(product(start.numpy(), Q), times(C, start.numpy()))
-        x, a, c = start, -p - Qx, target - active * values
+        x, a, c = start, -p - product(start, Q), target - active * times(rows.C, start)
     while True:  # the rounds after the first take out its rounding errors
-        dx, change = _tensors(*factor.solve(a.numpy(), c.numpy()))
+        dx, change = factor.solve(a, c)
         x, multipliers = x + dx, multipliers + change
-        Qx, values = _tensors(product(x.numpy(), Q), times(C, x.numpy()))
-        (pull,) = _tensors(product(multipliers.numpy(), C))
-        at = stationarity(p, Qx, pull)
+        values = times(rows.C, x)
+        at = stationarity(p, product(x, Q), product(multipliers, rows.C))
         c = target - active * values
         rounds += 1
-        if float(at.off.max()) <= _ROUNDING:
-            size = rows.length * torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            if bool((c.abs() <= _ROUNDING * size).all()):
+        if at.off.max() <= _ROUNDING:
+            size = rows.length * np.linalg.norm(x, axis=-1, keepdims=True)
+            if (np.abs(c) <= _ROUNDING * size).all():
                 break
         if rounds == _ROUNDS:
             break
@@ -179,70 +173,62 @@ def _solved(scaled: Scaled, sides: Tensor, start: Tensor | None) -> _Found:
     return _Found(factor, x, multipliers, sides, good, None, held)
 
 
-def _tensors(*arrays: np.ndarray) -> Any:
-    return tuple(torch.from_numpy(array) for array in arrays)
-
-
 def _ask(
     scaled: Scaled,
     engines: solvers.QP,
-    where: Tensor,
-    sides: Tensor,
-    status: Tensor,
+    where: np.ndarray,
+    sides: np.ndarray,
+    status: np.ndarray,
     said: list[str],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Have the samples ``where`` solved by engines: sides, x and status; ``said`` is filled in."""
-    sides, start, status = sides.clone(), torch.zeros_like(scaled.p), status.clone()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Have the samples ``where`` solved: their sides and x; ``status`` and ``said`` are set."""
+    sides, start, rows = sides.copy(), np.zeros_like(scaled.p), scaled.rows
     convex = _convex(scaled, where)
-    for sample in where[~convex].tolist():
+    for sample in where[~convex]:
         status[sample] = int(Status.FAILED)
         said[sample] = NOT_CONVEX
     where = where[convex]
     if not len(where):
-        return sides, start, status
+        return sides, start
     posed = _in_units(scaled, where)
-    solution = engines(*posed)
-    for row, sample in enumerate(where.tolist()):
-        status[sample] = int(solution.status[row])
+    solution = engines(*(None if part is None else torch.from_numpy(part) for part in posed))
+    status[where] = solution.status
+    for row, sample in enumerate(where):
         said[sample] = solution.messages[row] if solution.messages else ""
-    good = solution.status == Status.CONVERGED
-    if not bool(good.any()):
-        return sides, start, status
-    p, length = posed[1][good], scaled.rows.length.expand(len(start), -1)[where[good]]
-    where = where[good]
-    x = start[where] = solution.x[good]
-    multipliers = torch.cat([part[good] for part in solution.multipliers], -1)
+    good = status[where] == int(Status.CONVERGED)
+    if not good.any():
+        return sides, start
+    p, where = posed[1][good], where[good]
+    length = scaled.samples(rows.length, where)
+    x = start[where] = solution.x.numpy()[good]
+    multipliers = np.concatenate([part.numpy()[good] for part in solution.multipliers], -1)
     multipliers = multipliers[:, : sides.shape[-1]]  # if there are no bounds, theirs are zeros
-    force = p.abs().amax(-1, keepdim=True) + multipliers.abs().sum(-1, keepdim=True)
-    C = scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where]
-    values = torch.from_numpy(times(C.numpy(), x.numpy()))
-    slack = torch.where(
-        multipliers > 0, scaled.rows.high[where] - values, values - scaled.rows.low[where]
-    )
-    active = (multipliers.abs() > TOLERANCE * force) & (multipliers.abs() > slack / length)
-    found = torch.where(active, multipliers.sign(), 0).to(torch.int8)
-    sides[where] = torch.where(scaled.rows.equal[where], 1, found)
-    return sides, start, status
+    size = np.abs(multipliers)
+    force = np.abs(p).max(-1, keepdims=True) + size.sum(-1, keepdims=True)
+    values = times(scaled.samples(rows.C, where), x)
+    slack = np.where(multipliers > 0, rows.high[where] - values, values - rows.low[where])
+    active = (size > TOLERANCE * force) & (size > slack / length)
+    sides[where] = np.where(rows.equal[where], 1, np.where(active, np.sign(multipliers), 0))
+    return sides, start
 
 
-def _in_units(scaled: Scaled, where: Tensor) -> list[Any]:
+def _in_units(scaled: Scaled, where: np.ndarray) -> list[Any]:
     """Some programs as engines take them, objective and rows of size 1: thresholds have units."""
     _, m, k, bounds = scaled.sizes
-    every, p = len(scaled.p), scaled.p[where]
-    Q = scaled.Q.expand(every, -1, -1)[where]
-    unit = torch.maximum(Q.flatten(1).abs().amax(-1), p.abs().amax(-1))
-    unit = torch.where(unit > 0, unit, 1).unsqueeze(-1)
-    length = scaled.rows.length.expand(every, -1)[where]
-    C = (scaled.rows.C if len(scaled.rows.C) == 1 else scaled.rows.C[where]) / length.unsqueeze(-1)
-    low, high = scaled.rows.low[where] / length, scaled.rows.high[where] / length
-    posed: list[Any] = [Q / unit.unsqueeze(-1), p / unit]
-    posed += [C[:, :m], high[:, :m]] if m else [None, None]
-    posed += [C[:, m : m + k], high[:, m : m + k]] if k else [None, None]
+    Q, p, rows = scaled.samples(scaled.Q, where), scaled.p[where], scaled.rows
+    unit = np.maximum(np.abs(Q).max((-2, -1)), np.abs(p).max(-1))[:, None]
+    unit[~(unit > 0)] = 1
+    length = scaled.samples(rows.length, where)
+    C = scaled.samples(rows.C, where) / length[..., None]
+    C = C if len(C) > 1 else C[0]
+    low, high = rows.low[where] / length, rows.high[where] / length
+    posed: list[Any] = [Q / unit[..., None], p / unit]
+    posed += [C[..., :m, :], high[:, :m]] if m else [None, None]
+    posed += [C[..., m : m + k, :], high[:, m : m + k]] if k else [None, None]
     return posed + ([low[:, m + k :], high[:, m + k :]] if bounds else [None, None])
 
 
-def _convex(scaled: Scaled, where: Tensor) -> Tensor:
-    Q = scaled.Q.expand(len(scaled.p), -1, -1)[where]
-    size = scaled.size.expand(len(scaled.p), 1)[where].unsqueeze(-1)
-    shift = TOLERANCE * torch.eye(Q.shape[-1], dtype=Q.dtype)
-    return torch.linalg.cholesky_ex(Q / size + shift)[1] == 0
+def _convex(scaled: Scaled, where: np.ndarray) -> np.ndarray:
+    Q, size = (scaled.samples(part, where) for part in (scaled.Q, scaled.size))
+    _, sound = cholesky(Q / size[..., None] + TOLERANCE * np.eye(Q.shape[-1]))
+    return np.broadcast_to(sound, len(where))

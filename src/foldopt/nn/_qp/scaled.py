@@ -13,31 +13,28 @@ import dataclasses
 import functools
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from foldopt.nn._qp.algebra import cholesky, triangular
-from foldopt.nn._qp.conditions import Rows, length_of, rows_of
+from foldopt.nn._qp.algebra import cholesky, lengths, squares, triangular
+from foldopt.nn._qp.conditions import Rows, rows_of
 from foldopt.nn._qp.program import Program
 
 __all__ = ["Scaled"]
 
 # A Q of size 1 whose least eigenvalue is about this, times √n, counts as singular.
-_SINGULAR = 1e3 * torch.finfo(torch.float64).eps
+_SINGULAR = 1e3 * np.finfo(float).eps
 # Squares of pivots above this part of the size leave no doubt.
 _PIVOT = 1e-3
 _GENERIC = (0.7548776662466927, 0.5698402909980532, 0.8191725133961645, 0.6710436067037893)
 
 
 @functools.cache
-def _generic(n: int) -> Tensor:
+def _generic(n: int) -> np.ndarray:
     """A few vectors ``(4, n)`` of length 1 that no structure is orthogonal to all of.
 
     Not affine in the index over any stretch: second differences, say, would not see them.
     """
-    index = torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(-1)
-    found = torch.cos(8 * index.square() * torch.tensor(_GENERIC, dtype=torch.float64))
-    return (found / torch.linalg.vector_norm(found, dim=0)).mT.contiguous()
+    found = np.cos(8 * np.arange(1, n + 1) ** 2 * np.array(_GENERIC)[:, None])
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,8 @@ class Scaled:
     Attributes
     ----------
     Q, L
-        ``(B or 1, n, n)``: Q, and its Cholesky factor (the identity if there is none).
+        ``(B or 1, n, n)``: the symmetric part of Q, which is all that xᵀQx sees, and its Cholesky
+        factor (the identity if there is none).
     definite
         Which samples have one, ``(B,)``.
     size
@@ -63,66 +61,71 @@ class Scaled:
         n, m, k, and the number of bounds.
     """
 
-    Q: Tensor
-    L: Tensor
-    definite: Tensor
-    size: Tensor
-    p: Tensor
-    t: Tensor
+    Q: np.ndarray
+    L: np.ndarray
+    definite: np.ndarray
+    size: np.ndarray
+    p: np.ndarray
+    t: np.ndarray
     rows: Rows
-    N: Tensor
-    inverse: Tensor
+    N: np.ndarray
+    inverse: np.ndarray
     sizes: tuple[int, int, int, int]
 
     @staticmethod
     def of(program: Program) -> Scaled:
-        """Take a float64 program apart; its Q is symmetric."""
-        Q, p = program.Q, program.p
+        """Take a float64 program on the CPU apart."""
+        Q, p = program.Q.numpy(), program.p.numpy()
         count = len(p)
-        Q = Q if Q.dim() == 3 else Q.unsqueeze(0)
-        factors, sound = cholesky(Q.numpy())
-        diagonal = Q.numpy().diagonal(axis1=-2, axis2=-1)
+        Q = Q if Q.ndim == 3 else Q[None]
+        Q = Q + Q.swapaxes(-1, -2)
+        Q *= 0.5
+        L, sound = cholesky(Q)
+        diagonal = Q.diagonal(axis1=-2, axis2=-1)
         greatest = diagonal.max(-1)
-        definite = sound & (factors.diagonal(axis1=-2, axis2=-1).min(-1) ** 2 > _PIVOT * greatest)
-        L = torch.from_numpy(factors)
+        definite = sound & (L.diagonal(axis1=-2, axis2=-1).min(-1) ** 2 > _PIVOT * greatest)
         if not definite.all():
             greatest = np.abs(diagonal).max(-1)
             greatest[greatest == 0] = 1
             definite = sound & _regular(L, greatest)
-            eye = torch.eye(L.shape[-1], dtype=L.dtype)
-            L = torch.where(torch.from_numpy(definite)[:, None, None], L, eye)
+            L = np.where(definite[:, None, None], L, np.eye(L.shape[-1]))
         rows = rows_of(program)
         N = _inverse_times(L, rows.C)
-        inverse = length_of(N).reciprocal_()
+        inverse = 1 / lengths(N)
+        N *= inverse[..., None]
         return Scaled(
             Q=Q,
             L=L,
-            definite=torch.from_numpy(definite).expand(count),
-            size=torch.from_numpy(greatest[:, None]),
+            definite=definite if len(definite) == count else np.repeat(definite, count),
+            size=greatest[:, None],
             p=p,
-            t=_inverse_times(L[0], p) if len(L) == 1 else _inverse_times(L, p[:, None])[:, 0],
+            t=_inverse_times(L[0], p) if len(L) == 1 else triangular(L, p[..., None])[..., 0],
             rows=rows,
-            N=N.mul_(inverse.unsqueeze(-1)),
+            N=N,
             inverse=inverse,
             sizes=program.sizes,
         )
 
     @functools.cached_property
-    def gram(self) -> Tensor:
+    def gram(self) -> np.ndarray:
         """NNᵀ, ``(B or 1, M, M)``."""
-        return self.N @ self.N.mT
+        return squares(self.N)
 
-    def sample(self, block: Tensor, index: int) -> Tensor:
+    def sample(self, block: np.ndarray, index: int) -> np.ndarray:
         """A block of one sample."""
         return block[index if len(block) > 1 else 0]
 
+    def samples(self, block: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """A block of some samples, their numbers in ``where``; all in one if they share it."""
+        return block[where] if len(block) > 1 else block
 
-def _inverse_times(L: Tensor, rows: Tensor) -> Tensor:
+
+def _inverse_times(L: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The rows r as L⁻¹r. Row by row is how LAPACK leaves the columns that it solves for."""
-    return torch.from_numpy(triangular(L.numpy(), rows.mT.numpy())).mT
+    return triangular(L, rows.swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
-def _regular(L: Tensor, size: np.ndarray) -> np.ndarray:
+def _regular(L: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Whether Q = LLᵀ is far from singular, ``(B or 1,)``; ``size`` is that of Q.
 
     The pivots leave it open, where they are not all large: the last one of a singular matrix may be
@@ -130,6 +133,6 @@ def _regular(L: Tensor, size: np.ndarray) -> np.ndarray:
     of its largest eigenvalue, and of four such g hardly all are far below that.
     """
     n = L.shape[-1]
-    probes = _inverse_times(L, _generic(n).expand(len(L), -1, -1))
-    reach = torch.linalg.vector_norm(probes, dim=(-2, -1)).square().numpy() * size
+    probes = _inverse_times(L, _generic(n)[None])
+    reach = np.square(probes).sum((-2, -1)) * size
     return reach < 4 / (n**1.5 * _SINGULAR)

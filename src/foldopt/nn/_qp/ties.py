@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from foldopt.nn._qp.conditions import Held
 from foldopt.nn._qp.scaled import Scaled
@@ -14,8 +13,8 @@ _DEPENDENT = 1e-7
 
 
 def settle(
-    scaled: Scaled, sides: Tensor, x: Tensor, held: Held, good: Tensor
-) -> tuple[Tensor, Tensor] | None:
+    scaled: Scaled, sides: np.ndarray, x: np.ndarray, held: Held, good: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Decide which of the rows that hold with equality count as active.
 
     - A multiplier that is zero: the row counts as not active, which is one of the two one-sided
@@ -41,22 +40,22 @@ def settle(
         return None
     rows = scaled.rows
     doubtful = held.doubtful(sides, rows.equal)
-    if not bool((doubtful & good.unsqueeze(-1)).any()):
+    if not (doubtful & good[:, None]).any():
         return None
     zero, tied = doubtful & (sides != 0), doubtful & (sides == 0)
-    sides = torch.where(zero, 0, sides).to(sides.dtype)
-    weak = (zero & good.unsqueeze(-1)).any(-1)
-    for sample in torch.nonzero(tied.any(-1) & good).flatten().tolist():
+    sides = np.where(zero, 0, sides).astype(sides.dtype)
+    weak = (zero & good[:, None]).any(-1)
+    for sample in np.flatnonzero(tied.any(-1) & good).tolist():
         more, independent = _dependent(
             scaled.sample(scaled.rows.C, sample)
-            / scaled.sample(scaled.rows.length, sample).unsqueeze(-1),
+            / scaled.sample(scaled.rows.length, sample)[:, None],
             sides[sample],
-            torch.nonzero(tied[sample]).flatten(),
+            np.flatnonzero(tied[sample]),
         )
         weak[sample] |= independent
         if len(more):
-            side = torch.where(held.at_high[sample], 1, -1).to(sides.dtype)
-            wider = sides[sample].clone()
+            side = np.where(held.at_high[sample], 1, -1).astype(sides.dtype)
+            wider = sides[sample].copy()
             wider[more] = side[more]
             if _least_norm_has_signs(scaled, sample, wider, x[sample]):
                 sides[sample] = wider
@@ -65,23 +64,23 @@ def settle(
     return sides, weak
 
 
-def _dependent(C: Tensor, sides: Tensor, tied: Tensor) -> tuple[Tensor, bool]:
+def _dependent(C: np.ndarray, sides: np.ndarray, tied: np.ndarray) -> tuple[np.ndarray, bool]:
     """The tied rows that are combinations of active ones, and whether there are others."""
     W, rows = C[sides != 0], C[tied]
     rest = rows
     if len(W):
-        basis = torch.linalg.svd(W, full_matrices=False)
-        span = basis.Vh[basis.S / basis.S[0] > _DEPENDENT]
-        rest = rows - (rows @ span.mT) @ span
-    same = torch.linalg.vector_norm(rest, dim=-1) <= _DEPENDENT
+        _, values, basis = np.linalg.svd(W, full_matrices=False)
+        span = basis[values / values[0] > _DEPENDENT]
+        rest = rows - (rows @ span.T) @ span
+    same = np.linalg.norm(rest, axis=-1) <= _DEPENDENT
     return tied[same], not bool(same.all())
 
 
-def _least_norm_has_signs(scaled: Scaled, sample: int, sides: Tensor, x: Tensor) -> bool:
+def _least_norm_has_signs(scaled: Scaled, sample: int, sides: np.ndarray, x: np.ndarray) -> bool:
     """Whether the multipliers of least norm on these rows have the signs that they need."""
-    where = torch.nonzero(sides).flatten()
+    where = np.flatnonzero(sides)
     force = -(scaled.sample(scaled.Q, sample) @ x + scaled.p[sample])
     rows = scaled.sample(scaled.rows.C, sample)[where]
-    least = torch.linalg.lstsq(rows.mT, force.unsqueeze(-1), driver="gelsd").solution.squeeze(-1)
+    least = np.linalg.lstsq(rows.T, force, rcond=None)[0]
     free = scaled.rows.equal[sample, where]
     return bool(((least * sides[where] > 0) | free).all())

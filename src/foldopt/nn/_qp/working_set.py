@@ -58,16 +58,15 @@ class Sets(NamedTuple):
 
 def working_sets(scaled: Scaled) -> Sets:
     """Find which rows are active, where Q is definite and all data are numbers."""
-    N, inverse, t = scaled.N.numpy(), scaled.inverse.numpy(), scaled.t.numpy()
-    equal = scaled.rows.equal.numpy()
+    N, inverse, t, equal = scaled.N, scaled.inverse, scaled.t, scaled.rows.equal
     there = times(N, t)
-    low, high = (limit.numpy() * inverse + there for limit in (scaled.rows.low, scaled.rows.high))
+    low, high = (limit * inverse + there for limit in (scaled.rows.low, scaled.rows.high))
     scale = np.maximum(np.maximum(low, -high), _ROUNDING * np.abs(there))
     scale = scale.max(-1, keepdims=True, initial=0)
     scale[scale == 0] = 1
     low, high = np.maximum(low / scale, -_INFINITY), np.minimum(high / scale, _INFINITY)
     # What is not finite in the data is not finite here.
-    usable = scaled.definite.numpy() & np.isfinite(scale[:, 0])
+    usable = scaled.definite & np.isfinite(scale[:, 0])
     samples = range(len(usable)) if usable.all() else np.flatnonzero(usable).tolist()
     (total, count), n = equal.shape, t.shape[-1]
     rays, multipliers = np.zeros((total, n)), np.zeros((total, count))
@@ -77,9 +76,9 @@ def working_sets(scaled: Scaled) -> Sets:
     if _MANY <= count <= 2 * n:
         # A few large matrices, which keep all cores busy by themselves.
         for i in samples:
-            gram = scaled.sample(scaled.gram, i)
+            gram = torch.from_numpy(scaled.sample(scaled.gram, i))
             limits = torch.from_numpy(low[i]), torch.from_numpy(high[i])
-            signs = _pivot(gram, *limits, scaled.rows.equal[i], n)
+            signs = _pivot(gram, *limits, torch.from_numpy(equal[i]), n)
             if signs is not None:
                 multipliers[i], found[i], by_daqp = signs, True, False
         samples = [i for i in samples if not found[i]]
