@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import torch
 
@@ -61,6 +59,7 @@ def triangular(L: np.ndarray, columns: np.ndarray, transpose: bool = False) -> n
     factor = factor.mT if transpose else factor
     right, count = torch.from_numpy(columns), columns.shape[-1]
     # A single column is not shared in any case.
-    small = 1 < count < _WORTH_THREADS / L.shape[-1] ** 2
-    with one_thread() if small else contextlib.nullcontext():
-        return torch.linalg.solve_triangular(factor, right, upper=transpose).numpy()
+    if 1 < count < _WORTH_THREADS / L.shape[-1] ** 2:
+        with one_thread():
+            return torch.linalg.solve_triangular(factor, right, upper=transpose).numpy()
+    return torch.linalg.solve_triangular(factor, right, upper=transpose).numpy()
