@@ -54,7 +54,7 @@ class Fold(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, *g: Tensor) -> Grads:
         problem: Problem = ctx.problem
-        x, params = ctx.saved_tensors[: ctx.n_x], ctx.saved_tensors[ctx.n_x :]
+        x, params = split(ctx.saved_tensors, ctx.n_x)
         b = problem.layout(x).ravel(g)
         none = [None] * (2 + ctx.n_starts)
         if calculus.plain():
@@ -73,7 +73,7 @@ class Fold(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Context, _problem: None, _n: None, *tangents: Tensor | None) -> Leaves:
         problem: Problem = ctx.problem
-        x, params = ctx.saved_tensors[: ctx.n_x], ctx.saved_tensors[ctx.n_x :]
+        x, params = split(ctx.saved_tensors, ctx.n_x)
         c_dot = tangents[ctx.n_starts :]
         layout = problem.layout(x)
         # t = ∂x*/∂c ċ solves (I − Φ) t = Ψ ċ.

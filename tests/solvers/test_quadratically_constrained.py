@@ -214,7 +214,9 @@ def test_multipliers_follow_from_the_cones_already(monkeypatch: pytest.MonkeyPat
     # Newton steps would find them also from wrong ones: here there are none.
     from foldopt.solvers._conic import quadratic_cones
 
-    monkeypatch.setattr(quadratic_cones, "newton", lambda _, x, held: (x, held, np.inf))
+    # The engine may call a solution nearly solved, as its rounding errors are on this machine: that
+    # the point is accepted leaves the judgement to what is asserted.
+    monkeypatch.setattr(quadratic_cones, "newton", lambda _, x, held: (x, held, 0.0))
     for seed in range(4):
         blocks = constrained(seed)
         solution = QCQP()(**blocks)
