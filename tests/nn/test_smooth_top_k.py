@@ -27,18 +27,22 @@ def check_optimal(layer: SmoothTopK, c: Tensor, rtol: float) -> None:
     tau, n = layer.temperature, c.shape[-1]
     size = 1 + c.abs().amax()
     assert status.eq(0).all()
-    torch.testing.assert_close(x.sum(-1), torch.full_like(nu, layer.k), rtol=rtol, atol=n * rtol)
+    # x is a function of the scores over τ, and these are rounded.
+    atol = n * (rtol + 2 * torch.finfo(x.dtype).eps * float(size) / tau)
+    torch.testing.assert_close(x.sum(-1), torch.full_like(nu, layer.k), rtol=rtol, atol=atol)
     assert (x >= 0).all()
     assert (x <= 1).all()
     assert (upper >= -rtol * size).all()
     assert (upper * (1 - x)).abs().max() <= rtol * size
     inside = x > 1e-200  # where the logarithm can be taken
-    slope = x.clamp_min(1e-300).log() + 1
+    slope, rounding = x.clamp_min(1e-300).log() + 1, torch.zeros_like(x)
     if layer.form == "binary":
         inside &= x < 1 - 1e-9
         slope = torch.logit(x.clamp(1e-300, 1 - 1e-16))
-    gap = -c + tau * slope + nu.unsqueeze(-1) + upper
-    assert gap[inside].abs().max() <= 100 * rtol * (size + tau * 700)
+        # Near 1 the logit has the rounding error of x, divided by how far x is from 1.
+        rounding = tau * torch.finfo(x.dtype).eps / (1 - x).clamp_min(1e-9)
+    gap = (-c + tau * slope + nu.unsqueeze(-1) + upper).abs() - rounding
+    assert gap[inside].max() <= 100 * rtol * (size + tau * 700)
 
 
 @pytest.mark.parametrize("form", FORMS)
