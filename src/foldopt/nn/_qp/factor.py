@@ -163,7 +163,8 @@ def _inverses(scaled: Scaled, active: Active, where: np.ndarray, least: np.ndarr
     # good as zero there belongs to multipliers that cancel, or to a direction without curvature.
     values, vectors = np.linalg.eigh(K)
     zero = np.abs(values) <= _SINGULAR * np.abs(values).max(-1, keepdims=True)
-    inverse = (vectors * np.where(zero, 0, 1 / values)[:, None]) @ vectors.swapaxes(-1, -2)
+    inverses = ~zero / np.where(zero, 1, values)
+    inverse = (vectors * inverses[:, None]) @ vectors.swapaxes(-1, -2)
     # In the second case x is not unique, and what a loss asks of it there has no derivative: the
     # residual of that part will say so. In the first the answer of least norm is the one meant.
     inside = np.square(vectors[:, :n]).sum(-2)

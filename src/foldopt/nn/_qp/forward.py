@@ -110,7 +110,7 @@ def _state(x: np.ndarray, multipliers: np.ndarray) -> State:
 def _decided(scaled: Scaled, sets: Sets, engines: solvers.QP, usable: np.ndarray) -> Answer:
     """The answer where working sets are missing, or doubtful, or the accuracy is not all there."""
     found = _on(scaled, sets.sides, None)
-    status = np.where(usable, int(Status.CONVERGED), int(Status.NONFINITE))
+    status = np.where(usable, np.int64(Status.CONVERGED), np.int64(Status.NONFINITE))
     said = [""] * len(status)
     ask = usable & ~(sets.found & found.good)
     if ask.any():

@@ -33,7 +33,7 @@ def _generic(n: int) -> np.ndarray:
 
     Not affine in the index over any stretch: second differences, say, would not see them.
     """
-    found = np.cos(8 * np.arange(1, n + 1) ** 2 * np.array(_GENERIC)[:, None])
+    found = np.cos(8 * np.arange(1.0, n + 1) ** 2 * np.array(_GENERIC)[:, None])
     return found / np.linalg.norm(found, axis=-1, keepdims=True)
 
 
