@@ -101,6 +101,21 @@ def test_a_label_that_nothing_has_is_an_empty_group() -> None:
     torch.testing.assert_close(x, tensor(2.0, 2.0))
 
 
+def test_labels_may_be_any_numbers() -> None:
+    # A tensor with an entry for each group that might be would not fit into memory.
+    groups = torch.tensor([7, 2**50, 7, 0])
+    y, weight = torch.randn(3, 4, dtype=F64), torch.rand(3, 1, dtype=F64, requires_grad=True)
+    x = prox.group_l2(y, weight, groups)
+    torch.testing.assert_close(
+        x, prox.group_l2(y, weight, torch.tensor([1, 2, 1, 0])), rtol=0, atol=0
+    )
+    assert torch.autograd.gradcheck(lambda w: prox.group_l2(y, w, groups), weight)
+    each = torch.rand(9, dtype=F64)
+    x = prox.group_l2(y, each, torch.tensor([8, 2, 8, 0]))
+    expected = prox.group_l2(y, each[torch.tensor([0, 2, 8])], torch.tensor([2, 1, 2, 0]))
+    torch.testing.assert_close(x, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("operator", [l1_ball, linf_ball, prox.linf])
 def test_no_entries_and_one_entry(operator: Operator) -> None:
     assert operator(torch.zeros(2, 0)).shape == (2, 0)

@@ -174,8 +174,13 @@ def group_l2(y: Tensor, weight: Tensor | float, groups: Tensor) -> Tensor:
     """
     check_point("prox.group_l2", y, last=True)
     count = _count_groups(groups, y)
+    w = operand("prox.group_l2: weight", weight, y, (*y.shape[:-1], count), least=0)
+    if count > len(groups):
+        # Some groups are empty, as most are where labels are hashes: they shall take no memory.
+        present, groups = torch.unique(groups, return_inverse=True)
+        w = w.index_select(-1, present) if w.dim() and w.shape[-1] > 1 else w
+        count = len(present)
     shape = (*y.shape[:-1], count)
-    w = operand("prox.group_l2: weight", weight, y, shape, least=0)
     label = groups.to(torch.int64).expand(y.shape)
     # As in length_of: scaled by the sum of absolute values, and with the derivative 0 at zero.
     zeros = torch.zeros(shape, dtype=y.dtype, device=y.device)
