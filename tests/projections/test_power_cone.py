@@ -96,3 +96,20 @@ def test_it_is_a_neighbour_of_the_other_cones() -> None:
     right = projections.second_order_cone(y[:, [0, 2]])
     seen = power_cone(y, 1 - 1e-7)
     assert torch.allclose(seen[:, [0, 2]], right, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("sides", [(-1.0, 1.0), (2.0, -0.5), (1e3, -1e3)])
+def test_on_an_edge_c_has_the_derivative_of_a_smooth_boundary(
+    alpha: float, sides: tuple[float, float]
+) -> None:
+    y = torch.tensor([*sides, 0.0], dtype=F64, requires_grad=True)
+    seen = torch.autograd.functional.jacobian(lambda y: power_cone(y, alpha), y)
+    step = 1e-7 * float(y.detach().abs().max()) * torch.eye(3, dtype=F64)
+    above, below = (power_cone(y.detach() + sign * step, alpha) for sign in (1, -1))
+    expected = ((above - below) / (2 * step.max())).mT
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-7)
+    # The boundary is a parabola there for ½ alone, and of higher order or none for the others.
+    if alpha == 0.5:
+        eps = 1e-5 * float(y.detach().abs().max())
+        assert torch.autograd.gradgradcheck(lambda y: power_cone(y, 0.5), y, eps=eps, atol=1e-3)

@@ -84,8 +84,7 @@ def power_cone(y: Tensor, alpha: Tensor | float) -> Tensor:
     corner = _mismatch(z, powers, logit)[2]
     last = z[..., 2:] * torch.sigmoid(logit).unsqueeze(-1)
     x = scale * torch.cat([corner, last], -1)
-    face = torch.cat([torch.relu(y[..., :2]), torch.zeros_like(y[..., 2:])], -1)
-    x = torch.where(flat, face, x)
+    x = torch.where(flat, scale * _edge(y / scale, powers), x)
     x = torch.where(inside, y, torch.where(polar, 0, x))
     return ops.valid(alpha, ((first > 0) & (first < 1)).unsqueeze(-1), x)
 
@@ -99,6 +98,27 @@ def _places(y: Tensor, powers: Tensor) -> tuple[Tensor, Tensor]:
     other = torch.where(sides < 0, -sides, 0) / powers
     polar = (sides <= 0).all(-1, keepdim=True) & ((other**powers).prod(-1, keepdim=True) >= size)
     return inside, polar & ~inside
+
+
+def _edge(y: Tensor, powers: Tensor) -> Tensor:
+    """The projection where c is 0, one of a and b negative and the other positive.
+
+    That is the point with 0 in the place of the negative one, n, but it has derivatives in c. With
+    p the positive one and π the power of n, the cone is near there all n ≥ (|c| / p^(1 − π))^(1/π):
+    flatter than any parabola for π < ½, so that c stays as it is; steeper for π > ½, so that 0
+    stays; and for π = ½ the parabola c²/p, which c meets after a share p / (p + 2|n|) of its way.
+    """
+    sides, last = y[..., :2], y[..., 2:]
+    down = sides < 0
+    depth = torch.relu(-sides).sum(-1, keepdim=True)
+    height = torch.relu(sides).sum(-1, keepdim=True)
+    height = torch.where(height > 0, height, 1)
+    power = torch.where(down, powers, 0).sum(-1, keepdim=True)
+    steep = (power > 0.5).to(y.dtype)
+    last = last * torch.where(power == 0.5, height / (height + 2 * depth), 1 - steep)
+    bend = torch.where(power == 0.5, last.square() / height, 0)
+    corner = torch.relu(sides) + bend * torch.where(down, 1, depth / height)
+    return torch.cat([corner, last], -1)
 
 
 def _mismatch(y: Tensor, powers: Tensor, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
