@@ -121,6 +121,8 @@ C, V = torch.ones(3), torch.eye(3)
         ((C, V, None), TypeError, "risk must be a tensor or a number, got NoneType"),
         ((C, torch.eye(2), 1.0), ValueError, r"covariance must have shape \(3, 3\).*\(2, 2\)"),
         ((C, V.double(), 1.0), TypeError, r"covariance is torch\.float64 on cpu, returns is"),
+        ((C, V.to_sparse(), 1.0), TypeError, r"covariance must be dense, got torch\.sparse_coo"),
+        ((torch.ones(2, 3).to_sparse(), V, 1.0), TypeError, "returns must be dense"),
         (
             (torch.ones(2, 3), V.expand(4, 3, 3), 1.0),
             ValueError,
@@ -140,3 +142,10 @@ def test_wrong_settings() -> None:
         Portfolio(on_failure="ignore")  # type: ignore[arg-type]
     layer = Portfolio(form="mean-variance", multipliers=True)
     assert repr(layer) == "Portfolio(form='mean-variance', multipliers=True)"
+
+
+def test_no_samples_with_a_covariance_of_no_number() -> None:
+    x = Portfolio(form="risk-bound", on_failure="mask")(
+        torch.ones(0, 3), torch.full((3, 3), torch.nan), 1.0
+    )
+    assert x.shape == (0, 3)

@@ -250,6 +250,10 @@ def test_wrong_scores() -> None:
         layer([1.0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"got torch\.int64"):
         layer(torch.arange(4))
+    with pytest.raises(TypeError, match=r"scores must be dense, got torch\.sparse_coo"):
+        layer(torch.ones(2, 4).to_sparse())
+    with pytest.raises(TypeError, match=r"k must be dense, got torch\.sparse_coo"):
+        layer(torch.ones(2, 4), k=torch.ones(2).to_sparse())
     with pytest.raises(ValueError, match=r"shape \(\*batch, n\), got \(\)"):
         layer(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"scores hold nan at \(1, 0\)"):

@@ -281,9 +281,12 @@ def test_minus_infinity_is_never_chosen() -> None:
     torch.testing.assert_close(capped_simplex(y, 2.0), torch.tensor([1.0, 0.0, 1.0]))
 
 
-def test_affine_without_rows_is_the_identity() -> None:
-    y = torch.randn(2, 3)
+def test_affine_without_rows_and_with_rows_of_no_numbers() -> None:
+    y, A = torch.randn(2, 3), torch.tensor([[[1.0, torch.nan, 1.0]], [[1.0, 1.0, 1.0]]])
     torch.testing.assert_close(affine(y, torch.zeros(0, 3), torch.zeros(0)), y)
+    x = affine(y, A, torch.ones(1))
+    assert x[0].isnan().all()
+    torch.testing.assert_close(x[1].sum(), torch.tensor(1.0))
 
 
 def test_no_host_looks_at_the_values() -> None:

@@ -40,6 +40,7 @@ def blocks(**changes: Any) -> dict[str, Any]:
         ({"b": torch.ones(1)}, "A and b go together"),
         ({"lower": torch.ones(3)}, r"lower must have shape \(2,\) or \(B, 2\) beside p"),
         ({"upper": torch.ones(1, 1, 2)}, r"upper must have shape \(2,\)"),
+        ({"lower": -(10**400)}, "lower is an integer too large for a float"),
         (
             {"p": torch.zeros(4, 2), "h": torch.ones(5, 3)},
             "the batch sizes differ: p has 4, h has 5. A block that all samples share",

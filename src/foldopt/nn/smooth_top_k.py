@@ -199,6 +199,11 @@ class SmoothTopK(nn.Module):
             raise TypeError(
                 f"SmoothTopK: scores must be a tensor of float32 or float64, got {seen}"
             )
+        for name, block in (("scores", scores), ("k", k), ("temperature", temperature)):
+            if isinstance(block, Tensor) and block.layout != torch.strided:
+                raise TypeError(
+                    f"SmoothTopK: {name} must be dense, got {block.layout}: pass .to_dense()"
+                )
         if scores.dim() == 0 or scores.shape[-1] == 0:
             raise ValueError(
                 f"SmoothTopK: scores must have shape (*batch, n), got {tuple(scores.shape)}"

@@ -140,4 +140,7 @@ def affine(y: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
     b = ops.matrix_of("projections.affine: right", right, y, (*batch, rows), 1)
     A, b = ops.unit_rows(A, b)
     gap = (A @ y.unsqueeze(-1)).squeeze(-1) - b
-    return y - (torch.linalg.pinv(A) @ gap.unsqueeze(-1)).squeeze(-1)
+    # A matrix that is not finite makes its own gap NaN; in the decomposition it would be an error.
+    finite = torch.isfinite(A).all(-1, keepdim=True).all(-2, keepdim=True)
+    inverse = torch.linalg.pinv(torch.where(finite, A, 0))
+    return y - (inverse @ gap.unsqueeze(-1)).squeeze(-1)

@@ -54,6 +54,10 @@ def checked(returns: Any, covariance: Any, risk: Any) -> tuple[Tensor, Tensor, T
             raise TypeError(
                 f"nn.Portfolio: {name} must be a tensor{other}, got {type(block).__name__}"
             )
+        if block.layout != torch.strided:
+            raise TypeError(
+                f"nn.Portfolio: {name} must be dense, got {block.layout}: pass .to_dense()"
+            )
         if (block.dtype, block.device) != (returns.dtype, returns.device):
             raise TypeError(
                 f"nn.Portfolio: {name} is {block.dtype} on {block.device}, returns is "
@@ -115,9 +119,10 @@ def unusable(c: Tensor, V: Tensor, risk: Tensor) -> list[str]:
     # One sum says that all is finite; only if it is not, each entry is looked at.
     if bool(_size(c) + _size(V) + _size(risk) <= _LARGE):
         return said
-    for name, block, events in zip(NAMES, (c, V, risk), (1, 2, 0), strict=True):
-        shared = block.dim() == events
-        rows = block.reshape(1, -1) if shared else block.reshape(len(block), -1)
+    n = c.shape[-1]
+    for name, block, events in zip(NAMES, (c, V, risk), ((n,), (n, n), ()), strict=True):
+        shared = block.dim() == len(events)
+        rows = block.reshape(1 if shared else len(block), math.prod(events))
         bad = ~(rows.abs() <= _LARGE).all(-1)
         for i in torch.nonzero(bad).flatten().tolist():
             text = f"{name}{'' if shared else f' of sample {i}'} "

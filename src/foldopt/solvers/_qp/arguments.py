@@ -197,7 +197,12 @@ def _kind(name: str, block: Any) -> Any:
         return _scipy.sparse.csc_matrix(block, dtype=np.float64)
     if isinstance(block, numbers.Real) and not isinstance(block, bool):
         if name in ("lower", "upper"):
-            return float(block)
+            try:
+                return float(block)
+            except OverflowError:
+                raise ValueError(
+                    f"solvers.QP: {name} is an integer too large for a float"
+                ) from None
     elif isinstance(block, (np.ndarray, list, tuple)):
         array = np.asarray(block)
         if array.dtype.kind in "iuf":
