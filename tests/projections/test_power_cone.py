@@ -113,3 +113,17 @@ def test_on_an_edge_c_has_the_derivative_of_a_smooth_boundary(
     if alpha == 0.5:
         eps = 1e-5 * float(y.detach().abs().max())
         assert torch.autograd.gradgradcheck(lambda y: power_cone(y, 0.5), y, eps=eps, atol=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("c", [0.0, 0.5])
+@pytest.mark.parametrize(("dtype", "tiny"), [(torch.float32, 1e-42), (F64, 1e-200)])
+def test_an_entry_next_to_nothing_has_a_derivative(
+    alpha: float, c: float, dtype: torch.dtype, tiny: float
+) -> None:
+    for small in (tiny, 1e-20):
+        y = torch.tensor([-1.0, small, c], dtype=dtype, requires_grad=True)
+        x = power_cone(y, alpha)
+        (gradient,) = torch.autograd.grad(x.sum(), y)
+        assert torch.isfinite(x).all()
+        assert torch.isfinite(gradient).all()

@@ -84,7 +84,9 @@ def power_cone(y: Tensor, alpha: Tensor | float) -> Tensor:
     corner = _mismatch(z, powers, logit)[2]
     last = z[..., 2:] * torch.sigmoid(logit).unsqueeze(-1)
     x = scale * torch.cat([corner, last], -1)
-    x = torch.where(flat, scale * _edge(y / scale, powers), x)
+    # Here too the points that are elsewhere get a harmless one.
+    other = torch.tensor([-1.0, 1.0, 0.0], dtype=z.dtype, device=z.device)
+    x = torch.where(flat, _edge(torch.where(flat, y, other), powers), x)
     x = torch.where(inside, y, torch.where(polar, 0, x))
     return ops.valid(alpha, ((first > 0) & (first < 1)).unsqueeze(-1), x)
 
@@ -112,13 +114,13 @@ def _edge(y: Tensor, powers: Tensor) -> Tensor:
     down = sides < 0
     depth = torch.relu(-sides).sum(-1, keepdim=True)
     height = torch.relu(sides).sum(-1, keepdim=True)
-    height = torch.where(height > 0, height, 1)
-    power = torch.where(down, powers, 0).sum(-1, keepdim=True)
-    steep = (power > 0.5).to(y.dtype)
-    last = last * torch.where(power == 0.5, height / (height + 2 * depth), 1 - steep)
-    bend = torch.where(power == 0.5, last.square() / height, 0)
-    corner = torch.relu(sides) + bend * torch.where(down, 1, depth / height)
-    return torch.cat([corner, last], -1)
+    # Smaller beside the depth it makes no difference, but its inverse overflows.
+    height = torch.maximum(height, depth.detach() * torch.finfo(y.dtype).tiny ** 0.5)
+    slope, power = depth / height, torch.where(down, powers, 0).sum(-1, keepdim=True)
+    parabola = power == 0.5
+    last = last * torch.where(parabola, 1 / (1 + 2 * slope), (power < 0.5).to(y.dtype))
+    bend = torch.where(parabola, last.square() / height, 0)
+    return torch.cat([torch.relu(sides) + bend * torch.where(down, 1, slope), last], -1)
 
 
 def _mismatch(y: Tensor, powers: Tensor, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
