@@ -17,12 +17,13 @@ def check_point(name: str, y: Tensor, *, last: bool = False) -> None:
     if not isinstance(y, Tensor) or not y.is_floating_point():
         seen = str(y.dtype) if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"{name}: y must be a real floating-point tensor, got {seen}")
-    _dense(f"{name}: y", y)
+    check_dense(f"{name}: y", y)
     if last and y.dim() == 0:
         raise ValueError(f"{name}: y must have shape (*batch, n), got a tensor of shape ()")
 
 
-def _dense(name: str, value: Tensor) -> None:
+def check_dense(name: str, value: Tensor) -> None:
+    """Raise if a tensor is sparse."""
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be dense, got {value.layout}: pass .to_dense()")
 
@@ -59,7 +60,7 @@ def operand(
         except OverflowError:
             raise ValueError(f"{name} must be a number that a float can hold") from None
         return torch.full((), number, dtype=y.dtype, device=y.device)
-    _dense(name, value)
+    check_dense(name, value)
     if value.is_complex() or (value.is_floating_point() and value.dtype != y.dtype):
         raise TypeError(
             f"{name} is {value.dtype} and y {y.dtype}: nothing is cast unasked, pass .to(y.dtype)"

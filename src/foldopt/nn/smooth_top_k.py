@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from foldopt import _calculus as calculus
 from foldopt._arguments import CERTIFY, OnFailure
+from foldopt._operator import check_dense
 from foldopt.certify import ON_FAILURE, report
 from foldopt.nn._top_k import binary, entropy, faults, messages
 from foldopt.status import Event, Status, active_record, tally
@@ -200,10 +201,8 @@ class SmoothTopK(nn.Module):
                 f"SmoothTopK: scores must be a tensor of float32 or float64, got {seen}"
             )
         for name, block in (("scores", scores), ("k", k), ("temperature", temperature)):
-            if isinstance(block, Tensor) and block.layout != torch.strided:
-                raise TypeError(
-                    f"SmoothTopK: {name} must be dense, got {block.layout}: pass .to_dense()"
-                )
+            if isinstance(block, Tensor):
+                check_dense(f"SmoothTopK: {name}", block)
         if scores.dim() == 0 or scores.shape[-1] == 0:
             raise ValueError(
                 f"SmoothTopK: scores must have shape (*batch, n), got {tuple(scores.shape)}"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foldopt._operator import check_dense
 from foldopt._tree import flatten
 from foldopt.operators._kkt import PrimalDual
 from foldopt.operators._solve_qp import QP
@@ -60,10 +61,8 @@ def blocks_of(
         absent = block is None and name not in ("Q", "p")
         if not absent and not isinstance(block, Tensor):
             raise TypeError(f"quadratic_program: {name} must be a tensor, got {type(block)}")
-        if isinstance(block, Tensor) and block.layout != torch.strided:
-            raise TypeError(
-                f"quadratic_program: {name} must be dense, got {block.layout}: pass .to_dense()"
-            )
+        if isinstance(block, Tensor):
+            check_dense(f"quadratic_program: {name}", block)
     for names, pair in (("G and h", (G, h)), ("A and b", (A, b))):
         if (pair[0] is None) != (pair[1] is None):
             raise ValueError(f"quadratic_program: {names} go together, one of them is None")

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from foldopt._operator import check_dense
+
 __all__ = ["Units", "benign", "checked", "scaled", "unusable"]
 
 NAMES = ("returns", "covariance", "risk")
@@ -54,10 +56,7 @@ def checked(returns: Any, covariance: Any, risk: Any) -> tuple[Tensor, Tensor, T
             raise TypeError(
                 f"nn.Portfolio: {name} must be a tensor{other}, got {type(block).__name__}"
             )
-        if block.layout != torch.strided:
-            raise TypeError(
-                f"nn.Portfolio: {name} must be dense, got {block.layout}: pass .to_dense()"
-            )
+        check_dense(f"nn.Portfolio: {name}", block)
         if (block.dtype, block.device) != (returns.dtype, returns.device):
             raise TypeError(
                 f"nn.Portfolio: {name} is {block.dtype} on {block.device}, returns is "

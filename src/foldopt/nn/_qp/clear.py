@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foldopt.nn._qp.algebra import product, times
 from foldopt.nn._qp.conditions import TOLERANCE
 from foldopt.nn._qp.scaled import Scaled
 
@@ -37,8 +38,7 @@ def clear(
         ``(B, n)`` and ``(B, M)``.
     """
     p, (C, low, high, equal, length) = scaled.p, scaled.rows
-    column, pull = x[..., None], np.matmul(multipliers[:, None], C)[:, 0]
-    Qx, values = np.matmul(scaled.Q, column)[..., 0], np.matmul(C, column)[..., 0]
+    Qx, values, pull = times(scaled.Q, x), times(C, x), product(multipliers, C)
     force = np.abs(np.concatenate([Qx, p, pull], -1)).max(-1, keepdims=True)
     left = Qx + p + pull
     if not (np.abs(left) <= _EXACT * force).all():

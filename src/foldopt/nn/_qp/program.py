@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from foldopt.solvers._qp.arguments import to_float
+
 __all__ = ["NAMES", "Program", "benign", "program_of", "unusable"]
 
 NAMES: tuple[str, ...] = ("Q", "p", "G", "h", "A", "b", "lower", "upper")
@@ -60,7 +62,8 @@ def program_of(*given: Any) -> tuple[Program, torch.Size]:
         for name, (infinity,) in (("lower", (-torch.inf,)), ("upper", (torch.inf,))):
             bound = named[name]
             if bound is None or isinstance(bound, (int, float)):
-                named[name] = p.new_full((n,), infinity if bound is None else _number(name, bound))
+                number = infinity if bound is None else to_float(f"nn.QP: {name}", bound)
+                named[name] = p.new_full((n,), number)
     if any(block is None for block in named.values()):
         none = torch.zeros(0, dtype=p.dtype, device=p.device)
         for name in ("G", "h", "A", "b", "lower", "upper"):
@@ -133,13 +136,6 @@ def _vector(name: str, block: Any) -> Tensor:
             f"{tuple(block.shape)}"
         )
     return block
-
-
-def _number(name: str, bound: float) -> float:
-    try:
-        return float(bound)
-    except OverflowError:
-        raise ValueError(f"nn.QP: {name} is an integer too large for a float") from None
 
 
 def _rows(name: str, block: Any) -> int:

@@ -16,7 +16,7 @@ from foldopt.solvers import _scipy
 from foldopt.solvers._qp.choose import Convexity, Traits
 from foldopt.solvers._run.arrays import to_array
 
-__all__ = ["NAMES", "Blocks", "blocks_of", "convexity_of", "traits_of"]
+__all__ = ["NAMES", "Blocks", "blocks_of", "convexity_of", "to_float", "traits_of"]
 
 NAMES = ("Q", "p", "G", "h", "A", "b", "lower", "upper")
 INFINITE = ("h", "lower", "upper")
@@ -174,6 +174,14 @@ def _not_positive_sparse(Q: Any, shift: float) -> int | None:
     return None if on_diagonal and (factors.U.diagonal() > 0).all() else -1
 
 
+def to_float(name: str, number: Any) -> float:
+    """A real number as a float."""
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{name} is an integer too large for a float") from None
+
+
 def _kind(name: str, block: Any) -> Any:
     """None, a number, a strided tensor, an array, or a CSC matrix."""
     if block is None:
@@ -197,12 +205,7 @@ def _kind(name: str, block: Any) -> Any:
         return _scipy.sparse.csc_matrix(block, dtype=np.float64)
     if isinstance(block, numbers.Real) and not isinstance(block, bool):
         if name in ("lower", "upper"):
-            try:
-                return float(block)
-            except OverflowError:
-                raise ValueError(
-                    f"solvers.QP: {name} is an integer too large for a float"
-                ) from None
+            return to_float(f"solvers.QP: {name}", block)
     elif isinstance(block, (np.ndarray, list, tuple)):
         array = np.asarray(block)
         if array.dtype.kind in "iuf":
